@@ -1,0 +1,216 @@
+// The Backend table: everything that a device must be able to do, as one struct of function pointers.
+//
+// Rules that every entry keeps, so that the same table fits a device that works asynchronously and whose memory
+// the host cannot read:
+//   * data pointers are device pointers; only `upload` and `download` touch host memory;
+//   * arguments are plain values (they may be queued); nothing is returned to the host except by `download`;
+//   * work is executed as if in order of the calls; `download` and `synchronize` wait for it;
+//   * checks of shapes, dtypes and devices happen above (tensor/ops.h): entries may trust their arguments;
+//   * results do not depend on the number of threads, and two equal calls give equal bits.
+// `reference` (tensor/reference.cpp) is the plain-loop oracle; `cpu` starts as a copy of it and replaces
+// pointers; `cuda` fills the same table. To speed up a kernel, change one pointer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tensor/dtype.h"
+#include "tensor/shape.h"
+
+namespace halfstep {
+
+/// A typed strided window on device memory. `data` points at element (0, ..., 0); strides count elements, may be 0
+/// (broadcast) and need not be ordered.
+struct Array {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  Shape shape;
+  Strides strides;
+
+  template <class T>
+  T* as() const { return static_cast<T*>(data); }
+  bool contiguous() const { return is_contiguous(shape, strides); }
+  /// True for the default value: an optional argument that was not given.
+  bool absent() const { return data == nullptr; }
+};
+
+/// Elementwise functions of one argument; the formulas live in tensor/formulas.h. p0, p1 are in UnaryArgs.
+enum class UnaryOp : uint8_t {
+  affine,      ///< p0 * x + p1
+  exp,
+  log,
+  sqrt,
+  sin,
+  cos,
+  tanh,
+  sigmoid,
+  silu,        ///< x * sigmoid(x)
+  relu,
+  reciprocal,
+  pow,         ///< x ^ p0
+  clamp,       ///< min(max(x, p0), p1); the slope is 1 at the bounds themselves
+};
+
+struct UnaryArgs {
+  UnaryOp op;
+  /// 0: the function; n > 0: its n-th derivative (dual numbers, see formulas.h); at most kMaxDerivative.
+  int derivative = 0;
+  double p0 = 0, p1 = 0;
+};
+inline constexpr int kMaxDerivative = 3;
+
+/// Elementwise functions of two arguments.
+enum class BinaryOp : uint8_t {
+  add,
+  subtract,
+  multiply,
+  divide,
+  maximum,
+  minimum,
+  less,           ///< 1 or 0 in the operands' dtype
+  equal,          ///< 1 or 0
+  lerp,           ///< a + p0 * (b - a)
+};
+
+enum class ReduceOp : uint8_t { sum, max };
+
+/// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N], any
+/// strides, equal leading axes (stride 0 broadcasts). bias: [N] or absent. beta is 0 or 1; with 0, C is not read.
+struct GemmArgs {
+  Array a, b, c, bias;
+  double alpha = 1, beta = 0;
+};
+
+/// Geometry of a 2-D convolution (cross-correlation). Zero padding per side, so the odd pixel can go anywhere.
+struct Conv2dGeometry {
+  int stride_h = 1, stride_w = 1;
+  int pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
+};
+
+/// x: [B, H, W, C], kernel: [KH, KW, C, O], y: [B, OH, OW, O]; all contiguous. bias: [O] or absent.
+/// forward writes y; backward_data writes x (the gradient) from y (the upstream gradient) and kernel;
+/// backward_kernel writes kernel (the gradient) from x and y. bias is used by forward only.
+struct Conv2dArgs {
+  Array x, kernel, bias, y;
+  Conv2dGeometry geometry;
+};
+
+enum class Activation : uint8_t { none, silu };
+
+/// y = activation((x - mean) * rstd * gain + bias), statistics over the pixels and the channels of a group (biased
+/// variance, two-pass). x, y: [B, P, C] contiguous (P = H*W); gain, bias: [B or 1, C] contiguous; mean, rstd:
+/// [B, G], written by forward in x's dtype and read by backward.
+struct GroupNormArgs {
+  Array x, gain, bias, y, mean, rstd;
+  int groups = 1;
+  double eps = 1e-6;
+  Activation activation = Activation::none;
+};
+/// dx: [B, P, C]; dgain, dbias: [B, C] always per example (the caller sums over B when gain has one row).
+struct GroupNormBackwardArgs {
+  GroupNormArgs forward;  ///< with y absent
+  Array dy, dx, dgain, dbias;
+};
+
+/// Scaled dot-product attention. q: [B, L, H, D], k, v: [B, S, H, D], out: [B, L, H, D]; last axis has stride 1,
+/// other strides are free. log_sum_exp: [B, H, L] contiguous, written by forward, read by backward.
+struct AttentionArgs {
+  Array q, k, v, out, log_sum_exp;
+  double scale = 1;
+};
+struct AttentionBackwardArgs {
+  AttentionArgs forward;
+  Array d_out, dq, dk, dv;  ///< gradients, contiguous
+};
+
+enum class RandomKind : uint8_t { uniform, normal };
+
+/// Random numbers of Philox 4x32-10, indexed by element: element i of row r of `out` ([rows, n] contiguous)
+/// depends only on (seed, stream, first_row + r, i). Uniform: [0, 1). Normal: standard. See tensor/philox.h.
+struct RandomArgs {
+  RandomKind kind;
+  Array out;
+  uint64_t seed = 0;
+  uint64_t stream = 0;
+  uint64_t first_row = 0;
+};
+
+/// y = x * (uniform(seed, stream, row 0, i) >= p) / (1 - p), contiguous; the same call on dy is the backward.
+struct DropoutArgs {
+  Array x, y;
+  double p = 0;
+  uint64_t seed = 0, stream = 0;
+};
+
+/// Device-side control block of an optimiser, f64 [4]: {applied updates, skipped updates, gradient scale, norm}.
+/// From the sum of squares of all gradients (f64 scalar): norm = sqrt; if it is finite, applied += 1 and scale =
+/// min(1, max_norm / norm) (1 where max_norm <= 0); otherwise skipped += 1 and scale = 0.
+struct OptimizerControlArgs {
+  Array control, sum_squares;
+  double max_norm = 0;
+};
+
+/// One Adam/AdamW update of one parameter, in place; skipped where the control block says that the norm is not
+/// finite. g' = scale * g (+ l2 * p); m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; t = applied updates;
+/// p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + lr * weight_decay * p_old. All contiguous.
+struct AdamArgs {
+  Array param, grad, m, v, control;
+  double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, l2 = 0;
+};
+
+struct Backend {
+  const char* name;
+
+  // Memory. allocate returns memory aligned to 64 bytes or nullptr; it is called by the caching allocator only.
+  void* (*allocate)(size_t bytes);
+  void (*release)(void* memory, size_t bytes);
+  void (*upload)(void* device, const void* host, size_t bytes);
+  void (*download)(void* host, const void* device, size_t bytes);  ///< waits
+  void (*synchronize)();
+
+  // Elementwise. Outputs and inputs have equal shapes (inputs expanded by stride 0); an output may be the same
+  // array as an input, and has no zero strides.
+  void (*fill)(Array out, double value);
+  void (*copy)(Array out, Array in);  ///< converts between dtypes
+  void (*unary)(UnaryArgs op, Array out, Array x);
+  /// out = upstream * f'(x): a chain-rule step in one pass. `op.derivative` is that of the factor (>= 1).
+  void (*unary_chain)(UnaryArgs op, Array out, Array upstream, Array x);
+  void (*binary)(BinaryOp op, double p0, Array out, Array a, Array b);
+
+  /// out has x's rank, with size 1 on the reduced axes. f32 sums keep an error of the order of pairwise summation.
+  /// dtype of out: x's, or f64 for an f32 x.
+  void (*reduce)(ReduceOp op, Array out, Array x);
+
+  void (*gemm)(GemmArgs);
+  void (*conv2d_forward)(Conv2dArgs);
+  void (*conv2d_backward_data)(Conv2dArgs);
+  void (*conv2d_backward_kernel)(Conv2dArgs);
+
+  /// Over the last axis, contiguous.
+  void (*softmax)(Array y, Array x);
+  void (*softmax_backward)(Array dx, Array dy, Array y);
+  void (*attention)(AttentionArgs);
+  void (*attention_backward)(AttentionBackwardArgs);
+  void (*group_norm)(GroupNormArgs);
+  void (*group_norm_backward)(GroupNormBackwardArgs);
+
+  void (*random)(RandomArgs);
+  void (*dropout)(DropoutArgs);
+
+  void (*optimizer_control)(OptimizerControlArgs);
+  void (*adam)(AdamArgs);
+};
+
+/// The plain-loop oracle.
+const Backend& reference_backend();
+/// The fast CPU kernels for this machine's instruction set (HALFSTEP_CPU=portable|avx2|avx512 forces one).
+const Backend& cpu_backend();
+
+struct CudaProbe {
+  const Backend* backend = nullptr;  ///< the table, if a GPU answers
+  const char* reason = "";           ///< otherwise why not, in a user's words
+};
+/// Looks for a usable GPU; defined in cuda/, the only function that leads there. Never throws.
+CudaProbe probe_cuda();
+
+}  // namespace halfstep

@@ -1,0 +1,53 @@
+// A device: a Backend table together with the caching allocator of its memory.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "tensor/backend.h"
+
+namespace halfstep {
+
+/// Recycles a backend's memory in size classes, so that a training step after the first allocates nothing.
+/// Freed blocks are reused in call order, which is safe on an asynchronous device that executes in order.
+class Allocator {
+ public:
+  explicit Allocator(const Backend& backend);
+  ~Allocator();
+  Allocator(const Allocator&) = delete;
+  Allocator& operator=(const Allocator&) = delete;
+
+  /// At least `bytes` bytes, aligned to 64; never nullptr (also for 0). Throws Error when the device is full, after
+  /// having given its cache back once.
+  void* allocate(size_t bytes);
+  void release(void* memory, size_t bytes) noexcept;
+  /// Gives all unused blocks back to the backend.
+  void trim();
+
+  size_t current_bytes() const;   ///< in use by tensors
+  size_t peak_bytes() const;      ///< largest current_bytes() since reset_peak()
+  size_t reserved_bytes() const;  ///< held from the backend, in use or cached
+  void reset_peak();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Devices are created once and live as long as the process; tensors refer to them.
+class Device {
+ public:
+  explicit Device(const Backend& table) : backend(table), allocator(table) {}
+
+  const Backend& backend;
+  Allocator allocator;
+  std::string_view name() const { return backend.name; }
+};
+
+Device& reference_device();
+Device& cpu_device();
+/// "cpu", "reference", "cuda", or "auto" (a GPU if one answers, else the CPU). Throws Error for other names and
+/// when the build or the machine has no such device.
+Device& device_by_name(std::string_view name);
+
+}  // namespace halfstep

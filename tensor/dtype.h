@@ -1,0 +1,30 @@
+// Element types.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace halfstep {
+
+/// f32 and f64 are computed with everywhere; bf16 is a storage type (copy converts it); i64 holds labels and
+/// indices.
+enum class DType : uint8_t { f32, f64, bf16, i64 };
+
+size_t size_of(DType dtype);
+std::string_view name_of(DType dtype);
+/// "f32", "f64", "bf16", "i64"; throws Error for another name.
+DType dtype_by_name(std::string_view name);
+/// f32 or f64: types with arithmetic and gradients.
+constexpr bool is_floating(DType dtype) { return dtype == DType::f32 || dtype == DType::f64; }
+
+template <class T>
+constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<float>() { return DType::f32; }
+template <>
+constexpr DType dtype_of<double>() { return DType::f64; }
+template <>
+constexpr DType dtype_of<int64_t>() { return DType::i64; }
+
+}  // namespace halfstep

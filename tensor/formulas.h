@@ -1,0 +1,283 @@
+// Scalar formulas of the elementwise functions, compiled by every backend (the host compiler and nvcc alike).
+//
+// A formula is written once, for a generic number type. Its derivatives of any order come from dual numbers: with
+// x = value + slope * e and e^2 = 0, evaluating f(x) gives f(value) + f'(value) * slope * e; nesting duals gives
+// higher orders. So adding an elementwise function means: an enum entry in backend.h, its formula and its line in
+// visit_formula() below; no backend file changes.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "tensor/backend.h"
+
+#if defined(__CUDACC__)
+#define HALFSTEP_HOST_DEVICE __host__ __device__
+#else
+#define HALFSTEP_HOST_DEVICE
+#endif
+
+// Each instruction set compiles its own copy, in a namespace of its own: otherwise the linker would keep one copy
+// of an inline function, perhaps the one that this machine cannot execute.
+#ifndef HALFSTEP_ISA
+#define HALFSTEP_ISA generic
+#endif
+
+namespace halfstep::formulas::inline HALFSTEP_ISA {
+
+// --- elementary functions of plain numbers ------------------------------------------------------------------------
+
+/// e^x in f32 without libm and without branches, so that loops over it vectorise; error below 2 ulp.
+/// x = n ln2 + r with |r| <= ln2/2; e^r by its Taylor series (the next term is 5e-9), 2^n by exponent bits.
+HALFSTEP_HOST_DEVICE inline float exp(float x) {
+  constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  // Beyond these bounds the result is infinite or 0. Written as selects; NaN takes the last branch through.
+  const float low = x < -104.0f ? -104.0f : x;
+  const float t = low > 89.0f ? 89.0f : low;
+  const float n = (t * kLog2E + kRound) - kRound;
+  const float r = (t - n * kLn2High) - n * kLn2Low;
+  float p = 1.0f / 5040;
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  // 2^n as two factors of half the exponent, so that neither overflows nor is denormal.
+  const int32_t m = static_cast<int32_t>(n == n ? n : 0.0f);
+  const int32_t half = m >> 1;
+  const int32_t bits_a = (half + 127) << 23, bits_b = (m - half + 127) << 23;
+  float a, b;
+  std::memcpy(&a, &bits_a, 4);
+  std::memcpy(&b, &bits_b, 4);
+  return p * a * b;
+}
+HALFSTEP_HOST_DEVICE inline double exp(double x) { return ::exp(x); }
+
+HALFSTEP_HOST_DEVICE inline float log(float x) { return ::logf(x); }
+HALFSTEP_HOST_DEVICE inline double log(double x) { return ::log(x); }
+HALFSTEP_HOST_DEVICE inline float sqrt(float x) { return ::sqrtf(x); }
+HALFSTEP_HOST_DEVICE inline double sqrt(double x) { return ::sqrt(x); }
+HALFSTEP_HOST_DEVICE inline float sin(float x) { return ::sinf(x); }
+HALFSTEP_HOST_DEVICE inline double sin(double x) { return ::sin(x); }
+HALFSTEP_HOST_DEVICE inline float cos(float x) { return ::cosf(x); }
+HALFSTEP_HOST_DEVICE inline double cos(double x) { return ::cos(x); }
+HALFSTEP_HOST_DEVICE inline float tanh(float x) { return ::tanhf(x); }
+HALFSTEP_HOST_DEVICE inline double tanh(double x) { return ::tanh(x); }
+HALFSTEP_HOST_DEVICE inline float pow(float x, double p) { return ::powf(x, static_cast<float>(p)); }
+HALFSTEP_HOST_DEVICE inline double pow(double x, double p) { return ::pow(x, p); }
+HALFSTEP_HOST_DEVICE inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
+HALFSTEP_HOST_DEVICE inline double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+
+// --- dual numbers -------------------------------------------------------------------------------------------------
+
+template <class T>
+struct Dual {
+  T value{}, slope{};
+  HALFSTEP_HOST_DEVICE Dual() {}
+  HALFSTEP_HOST_DEVICE Dual(double constant) : value(static_cast<T>(constant)), slope(static_cast<T>(0.0)) {}
+  HALFSTEP_HOST_DEVICE Dual(T v, T s) : value(v), slope(s) {}
+};
+
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> operator+(Dual<T> a, Dual<T> b) { return {a.value + b.value, a.slope + b.slope}; }
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> operator-(Dual<T> a, Dual<T> b) { return {a.value - b.value, a.slope - b.slope}; }
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> operator-(Dual<T> a) { return {-a.value, -a.slope}; }
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> operator*(Dual<T> a, Dual<T> b) {
+  return {a.value * b.value, a.slope * b.value + a.value * b.slope};
+}
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> operator/(Dual<T> a, Dual<T> b) {
+  const T q = a.value / b.value;
+  return {q, (a.slope - q * b.slope) / b.value};
+}
+/// Comparisons look at the value alone: at a kink the slope is that of the branch taken.
+template <class T>
+HALFSTEP_HOST_DEVICE bool operator<(Dual<T> a, Dual<T> b) { return a.value < b.value; }
+
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> exp(Dual<T> x) {
+  const T e = exp(x.value);
+  return {e, x.slope * e};
+}
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> log(Dual<T> x) { return {log(x.value), x.slope / x.value}; }
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> sqrt(Dual<T> x) {
+  const T s = sqrt(x.value);
+  return {s, x.slope / (s + s)};
+}
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> sin(Dual<T> x) { return {sin(x.value), x.slope * cos(x.value)}; }
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> cos(Dual<T> x) { return {cos(x.value), -(x.slope * sin(x.value))}; }
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> tanh(Dual<T> x) {
+  const T t = tanh(x.value);
+  return {t, x.slope * (T(1.0) - t * t)};
+}
+/// s(x) s(-x), not s (1 - s): exact also where s rounds to 1, and never inf/inf.
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> sigmoid(Dual<T> x) {
+  const T s = sigmoid(x.value);
+  return {s, x.slope * (s * sigmoid(-x.value))};
+}
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> pow(Dual<T> x, double p) {
+  if (p == 0.0) return {T(1.0), T(0.0)};  // not 0 * x^-1, which is NaN at 0
+  return {pow(x.value, p), x.slope * (T(p) * pow(x.value, p - 1.0))};
+}
+
+// --- the formulas -------------------------------------------------------------------------------------------------
+
+struct Affine {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double p1) const { return T(p0) * x + T(p1); }
+};
+struct Exp {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return exp(x); }
+};
+struct Log {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return log(x); }
+};
+struct Sqrt {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return sqrt(x); }
+};
+struct Sin {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return sin(x); }
+};
+struct Cos {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return cos(x); }
+};
+struct Tanh {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return tanh(x); }
+};
+struct Sigmoid {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return sigmoid(x); }
+};
+struct Silu {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return x * sigmoid(x); }
+};
+struct Relu {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return x < T(0.0) ? T(0.0) : (T(0.0) < x ? x : x * T(0.0)); }
+};
+struct Reciprocal {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return T(1.0) / x; }
+};
+struct Pow {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double) const { return pow(x, p0); }
+};
+struct Clamp {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double p1) const {
+    return x < T(p0) ? T(p0) : (T(p1) < x ? T(p1) : x);  // NaN passes through
+  }
+};
+
+/// Calls visitor(formula) with the formula of `op`.
+template <class Visitor>
+HALFSTEP_HOST_DEVICE void visit_formula(UnaryOp op, Visitor&& visitor) {
+  switch (op) {
+    case UnaryOp::affine: return visitor(Affine{});
+    case UnaryOp::exp: return visitor(Exp{});
+    case UnaryOp::log: return visitor(Log{});
+    case UnaryOp::sqrt: return visitor(Sqrt{});
+    case UnaryOp::sin: return visitor(Sin{});
+    case UnaryOp::cos: return visitor(Cos{});
+    case UnaryOp::tanh: return visitor(Tanh{});
+    case UnaryOp::sigmoid: return visitor(Sigmoid{});
+    case UnaryOp::silu: return visitor(Silu{});
+    case UnaryOp::relu: return visitor(Relu{});
+    case UnaryOp::reciprocal: return visitor(Reciprocal{});
+    case UnaryOp::pow: return visitor(Pow{});
+    case UnaryOp::clamp: return visitor(Clamp{});
+  }
+}
+
+/// The N-th derivative of a formula at x.
+template <int N, class Formula, class T>
+HALFSTEP_HOST_DEVICE T derivative(Formula formula, T x, double p0, double p1) {
+  if constexpr (N == 0) {
+    return formula(x, p0, p1);
+  } else {
+    const auto slope = [formula](auto t, double q0, double q1) {
+      using U = decltype(t);
+      return formula(Dual<U>(t, U(1.0)), q0, q1).slope;
+    };
+    return derivative<N - 1>(slope, x, p0, p1);
+  }
+}
+
+// --- functions of two arguments -----------------------------------------------------------------------------------
+
+struct Add {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a + b; }
+};
+struct Subtract {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a - b; }
+};
+struct Multiply {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a * b; }
+};
+struct Divide {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a / b; }
+};
+/// maximum and minimum pass NaN of either argument on.
+struct Maximum {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return (a > b || a != a) ? a : b; }
+};
+struct Minimum {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return (a < b || a != a) ? a : b; }
+};
+struct Less {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a < b ? T(1) : T(0); }
+};
+struct Equal {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a == b ? T(1) : T(0); }
+};
+struct Lerp {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T p0) const { return a + p0 * (b - a); }
+};
+
+template <class Visitor>
+HALFSTEP_HOST_DEVICE void visit_formula(BinaryOp op, Visitor&& visitor) {
+  switch (op) {
+    case BinaryOp::add: return visitor(Add{});
+    case BinaryOp::subtract: return visitor(Subtract{});
+    case BinaryOp::multiply: return visitor(Multiply{});
+    case BinaryOp::divide: return visitor(Divide{});
+    case BinaryOp::maximum: return visitor(Maximum{});
+    case BinaryOp::minimum: return visitor(Minimum{});
+    case BinaryOp::less: return visitor(Less{});
+    case BinaryOp::equal: return visitor(Equal{});
+    case BinaryOp::lerp: return visitor(Lerp{});
+  }
+}
+
+}  // namespace halfstep::formulas::inline HALFSTEP_ISA

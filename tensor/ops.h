@@ -1,0 +1,99 @@
+// The Tensor algebra: functions of values, without gradients. Each checks its arguments, allocates its result and
+// calls one entry of the Backend. autograd/ops.h has the same names for Variables.
+//
+// Unless said otherwise operands are f32 or f64, of one dtype and on one device, and results are contiguous.
+// Every function throws Error "[name] ..." when its arguments do not fit.
+#pragma once
+
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace halfstep {
+
+// --- elementwise ------------------------------------------------------------------------------------------------
+Tensor unary(UnaryArgs op, const Tensor& x);
+/// upstream * f^(n)(x); shapes equal.
+Tensor unary_chain(UnaryArgs op, const Tensor& upstream, const Tensor& x);
+/// With broadcasting.
+Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b, double p0 = 0);
+/// a = op(a, b), in place; b broadcasts to a.
+void binary_(BinaryOp op, const Tensor& a, const Tensor& b, double p0 = 0);
+
+inline Tensor add(const Tensor& a, const Tensor& b) { return binary(BinaryOp::add, a, b); }
+inline Tensor subtract(const Tensor& a, const Tensor& b) { return binary(BinaryOp::subtract, a, b); }
+inline Tensor multiply(const Tensor& a, const Tensor& b) { return binary(BinaryOp::multiply, a, b); }
+inline Tensor divide(const Tensor& a, const Tensor& b) { return binary(BinaryOp::divide, a, b); }
+/// scale * x + shift
+Tensor affine(const Tensor& x, double scale, double shift);
+Tensor clamp(const Tensor& x, double low, double high);
+Tensor sqrt(const Tensor& x);
+
+// --- reductions -------------------------------------------------------------------------------------------------
+/// Over `axes` (all axes if empty); reduced axes stay with size 1 if keep_dims.
+Tensor sum(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+Tensor mean(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+Tensor max(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+/// Inverse of broadcasting: sums x down to `shape`.
+Tensor sum_to(const Tensor& x, const Shape& shape);
+/// Sum of squares of all elements of all tensors, accumulated in f64, as an f64 scalar on their device.
+Tensor sum_of_squares(const std::vector<Tensor>& tensors);
+
+// --- linear algebra ---------------------------------------------------------------------------------------------
+/// [..., M, K] x [..., K, N] -> [..., M, N]; leading axes broadcast. bias: [N] or undefined.
+Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias = {});
+/// x [B, H, W, C], kernel [KH, KW, C, O] (HWIO), bias [O] or undefined -> [B, OH, OW, O];
+/// OH = (H + pad_top + pad_bottom - KH) / stride_h + 1, rounded down.
+Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const Conv2dGeometry& geometry);
+/// Gradient of conv2d with respect to its input, whose height and width are given.
+Tensor conv2d_backward_data(const Tensor& dy, const Tensor& kernel, int64_t height, int64_t width,
+                            const Conv2dGeometry& geometry);
+/// Gradient of conv2d with respect to its kernel, whose height and width are given.
+Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_height, int64_t kernel_width,
+                              const Conv2dGeometry& geometry);
+
+// --- layout -----------------------------------------------------------------------------------------------------
+Tensor concat(const std::vector<Tensor>& parts, int axis);
+
+// --- normalisation and attention ----------------------------------------------------------------------------------
+/// Over the last axis.
+Tensor softmax(const Tensor& x);
+Tensor softmax_backward(const Tensor& dy, const Tensor& y);
+
+struct GroupNormResult {
+  Tensor y, mean, rstd;
+};
+/// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]; C must be divisible by groups. See GroupNormArgs.
+GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, int groups, double eps,
+                           Activation activation);
+struct GroupNormGradients {
+  Tensor dx, dgain, dbias;  ///< dgain, dbias: [B, C]
+};
+GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& bias,
+                                       const GroupNormResult& forward, int groups, double eps,
+                                       Activation activation);
+
+struct AttentionResult {
+  Tensor out, log_sum_exp;
+};
+/// q [B, L, H, D], k and v [B, S, H, D] -> out [B, L, H, D]: softmax(scale q k^T) v per head.
+AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
+struct AttentionGradients {
+  Tensor dq, dk, dv;
+};
+AttentionGradients attention_backward(const Tensor& d_out, const Tensor& q, const Tensor& k, const Tensor& v,
+                                      const AttentionResult& forward, double scale);
+
+// --- random -----------------------------------------------------------------------------------------------------
+/// A place in the counter-based random sequence. Equal places give equal numbers on every device.
+struct RandomKey {
+  uint64_t seed = 0;
+  uint64_t stream = 0;
+};
+/// Rows are the first axis: row r depends only on (key, first_row + r), not on how many rows are drawn together.
+Tensor random_normal(const Shape& shape, RandomKey key, uint64_t first_row = 0, TensorOptions options = {});
+Tensor random_uniform(const Shape& shape, RandomKey key, uint64_t first_row = 0, TensorOptions options = {});
+/// Zeroes each element with probability p in [0, 1) and scales the others by 1 / (1 - p).
+Tensor dropout(const Tensor& x, double p, RandomKey key);
+
+}  // namespace halfstep

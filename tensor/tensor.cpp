@@ -1,0 +1,242 @@
+#include "tensor/tensor.h"
+
+#include <algorithm>
+
+#include "tensor/error.h"
+
+namespace halfstep {
+
+Storage::Storage(Device& d, size_t n) : device(d), data(d.allocator.allocate(n)), bytes(n) {}
+Storage::~Storage() { device.allocator.release(data, bytes); }
+
+Tensor Tensor::empty(const Shape& shape, TensorOptions options) {
+  for (int64_t d : shape) require(d >= 0, "empty", "sizes must not be negative, got {}", str(shape));
+  Tensor t;
+  t.storage_ = std::make_shared<Storage>(*options.device,
+                                         static_cast<size_t>(halfstep::numel(shape)) * size_of(options.dtype));
+  t.shape_ = shape;
+  t.strides_ = contiguous_strides(shape);
+  t.dtype_ = options.dtype;
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, double value, TensorOptions options) {
+  Tensor t = empty(shape, options);
+  t.device().backend.fill(t.array(), value);
+  return t;
+}
+
+template <class T>
+Tensor Tensor::from(const std::vector<T>& values, const Shape& shape, TensorOptions options) {
+  require(static_cast<int64_t>(values.size()) == halfstep::numel(shape), "from",
+          "expected {} values for shape {}, got {}", halfstep::numel(shape), str(shape), values.size());
+  Tensor host = empty(shape, {dtype_of<T>(), options.device});
+  host.device().backend.upload(host.storage_->data, values.data(), values.size() * sizeof(T));
+  return host.to(options.dtype);
+}
+template Tensor Tensor::from(const std::vector<float>&, const Shape&, TensorOptions);
+template Tensor Tensor::from(const std::vector<double>&, const Shape&, TensorOptions);
+template Tensor Tensor::from(const std::vector<int64_t>&, const Shape&, TensorOptions);
+
+int64_t Tensor::size(int axis) const { return shape_[normalize_axis(axis, rank(), "size")]; }
+
+Device& Tensor::device() const {
+  require(defined(), "tensor", "expected a tensor, got an undefined one (default-constructed)");
+  return storage_->device;
+}
+
+Array Tensor::array() const {
+  require(defined(), "tensor", "expected a tensor, got an undefined one (default-constructed)");
+  return {static_cast<char*>(storage_->data) + static_cast<size_t>(offset_) * size_of(dtype_), dtype_, shape_, strides_};
+}
+
+Tensor Tensor::view(const Shape& shape, const Strides& strides, int64_t offset) const {
+  Tensor t = *this;
+  t.shape_ = shape;
+  t.strides_ = strides;
+  t.offset_ = offset;
+  return t;
+}
+
+Tensor Tensor::slice(int axis, int64_t begin, int64_t end) const {
+  const int a = normalize_axis(axis, rank(), "slice");
+  const int64_t n = shape_[a];
+  const int64_t b = begin < 0 ? begin + n : begin, e = end < 0 ? end + n : end;
+  require(b >= 0 && b <= e && e <= n, "slice", "range {}..{} is outside axis {} of {}", begin, end, axis, str(shape_));
+  Shape shape = shape_;
+  shape[a] = e - b;
+  return view(shape, strides_, offset_ + b * strides_[a]);
+}
+
+Tensor Tensor::permute(const std::vector<int>& order) const {
+  require(static_cast<int>(order.size()) == rank(), "permute", "expected {} axes for {}, got {}", rank(), str(shape_),
+          order.size());
+  Shape shape = shape_;
+  Strides strides = strides_;
+  std::vector<bool> seen(order.size());
+  for (int i = 0; i < rank(); ++i) {
+    const int from = normalize_axis(order[i], rank(), "permute");
+    require(!seen[from], "permute", "axis {} appears twice", from);
+    seen[from] = true;
+    shape[i] = shape_[from];
+    strides[i] = strides_[from];
+  }
+  return view(shape, strides, offset_);
+}
+
+Tensor Tensor::transpose(int axis_a, int axis_b) const {
+  const int a = normalize_axis(axis_a, rank(), "transpose"), b = normalize_axis(axis_b, rank(), "transpose");
+  Shape shape = shape_;
+  Strides strides = strides_;
+  std::swap(shape[a], shape[b]);
+  std::swap(strides[a], strides[b]);
+  return view(shape, strides, offset_);
+}
+
+Tensor Tensor::expand(const Shape& shape) const {
+  if (shape == shape_) return *this;
+  bool fits = shape.rank() >= rank();
+  Strides strides = Dims::filled(shape.rank(), 0);
+  for (int i = 1; fits && i <= rank(); ++i) {
+    const int64_t have = shape_[rank() - i], want = shape[shape.rank() - i];
+    fits = have == want || have == 1;
+    if (have != 1) strides[shape.rank() - i] = strides_[rank() - i];
+  }
+  require(fits, "expand", "{} does not broadcast to {}; sizes must be equal or 1, aligned at the last axis",
+          str(shape_), str(shape));
+  return view(shape, strides, offset_);
+}
+
+Tensor Tensor::unsqueeze(int axis) const {
+  const int a = normalize_axis(axis, rank() + 1, "unsqueeze");
+  Shape shape = shape_;
+  Strides strides = strides_;
+  shape.insert(a, 1);
+  strides.insert(a, 0);
+  return view(shape, strides, offset_);
+}
+
+Tensor Tensor::squeeze(int axis) const {
+  const int a = normalize_axis(axis, rank(), "squeeze");
+  require(shape_[a] == 1, "squeeze", "axis {} of {} has size {}, not 1", axis, str(shape_), shape_[a]);
+  Shape shape = shape_;
+  Strides strides = strides_;
+  shape.erase(a);
+  strides.erase(a);
+  return view(shape, strides, offset_);
+}
+
+namespace {
+/// Strides that make `to` a view of (from, strides), if there are any: every group of old axes that merges into, or
+/// splits from, a group of new axes must be contiguous in itself.
+bool view_strides(const Shape& from, const Strides& strides, const Shape& to, Strides& result) {
+  result = Dims::filled(to.rank(), 1);
+  int i = 0, j = 0;
+  while (j < to.rank()) {
+    if (i < from.rank() && from[i] == 1 && to[j] != 1) {
+      ++i;
+      continue;
+    }
+    if (to[j] == 1) {
+      ++j;
+      continue;
+    }
+    int64_t old_size = from[i], new_size = to[j];
+    int i_end = i + 1, j_end = j + 1;
+    while (old_size != new_size) {
+      if (old_size < new_size) {
+        if (from[i_end] != 1 && strides[i_end - 1] != from[i_end] * strides[i_end]) return false;
+        if (from[i_end] == 1) return false;  // rare; a copy is simpler than tracking it
+        old_size *= from[i_end++];
+      } else {
+        new_size *= to[j_end++];
+      }
+    }
+    int64_t step = strides[i_end - 1];
+    for (int k = j_end - 1; k >= j; --k) {
+      result[k] = step;
+      step *= to[k];
+    }
+    i = i_end;
+    j = j_end;
+  }
+  return true;
+}
+}  // namespace
+
+Tensor Tensor::reshape(const Shape& requested) const {
+  Shape shape = requested;
+  int64_t known = 1;
+  int unknown = -1;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] == -1) {
+      require(unknown < 0, "reshape", "at most one size may be -1, got {}", str(requested));
+      unknown = i;
+    } else {
+      known *= shape[i];
+    }
+  }
+  if (unknown >= 0 && known > 0) shape[unknown] = numel() / known;
+  require(halfstep::numel(shape) == numel() && std::all_of(shape.begin(), shape.end(), [](int64_t d) { return d >= 0; }),
+          "reshape", "{} has {} elements and does not fit {}", str(shape_), numel(), str(requested));
+  if (numel() == 0) return view(shape, contiguous_strides(shape), offset_);
+  Strides strides;
+  if (view_strides(shape_, strides_, shape, strides)) return view(shape, strides, offset_);
+  return clone().reshape(shape);
+}
+
+Tensor Tensor::clone() const {
+  Tensor t = empty(shape_, options());
+  device().backend.copy(t.array(), array());
+  return t;
+}
+
+Tensor Tensor::contiguous() const { return contiguous_layout() ? *this : clone(); }
+
+Tensor Tensor::to(DType dtype) const {
+  if (dtype == dtype_) return *this;
+  Tensor t = empty(shape_, {dtype, &device()});
+  device().backend.copy(t.array(), array());
+  return t;
+}
+
+Tensor Tensor::to(Device& target) const {
+  if (&target == &device()) return *this;
+  const Tensor source = contiguous();
+  const size_t bytes = static_cast<size_t>(numel()) * size_of(dtype_);
+  std::vector<char> host(bytes);
+  device().backend.download(host.data(), source.array().data, bytes);
+  Tensor t = empty(shape_, {dtype_, &target});
+  target.backend.upload(t.array().data, host.data(), bytes);
+  return t;
+}
+
+void Tensor::fill_(double value) const {
+  device().backend.fill(array(), value);
+  bump_version();
+}
+
+void Tensor::copy_(const Tensor& source) const {
+  require(&source.device() == &device(), "copy_", "expected a tensor on '{}', got one on '{}'; use to(device)",
+          device().name(), source.device().name());
+  device().backend.copy(array(), source.expand(shape_).array());
+  bump_version();
+}
+
+double Tensor::item() const {
+  require(numel() == 1, "item", "expected one element, got shape {}", str(shape_));
+  return to_vector<double>()[0];
+}
+
+template <class T>
+std::vector<T> Tensor::to_vector() const {
+  const Tensor source = to(dtype_of<T>()).contiguous();
+  std::vector<T> values(static_cast<size_t>(numel()));
+  device().backend.download(values.data(), source.array().data, values.size() * sizeof(T));
+  return values;
+}
+template std::vector<float> Tensor::to_vector() const;
+template std::vector<double> Tensor::to_vector() const;
+template std::vector<int64_t> Tensor::to_vector() const;
+
+}  // namespace halfstep
