@@ -76,6 +76,8 @@ class Variable {
 
  private:
   friend struct Engine;
+  friend struct Node;
+  friend Variable record(std::string_view, Tensor, std::vector<Variable>, GradientRule);
   struct State;
   std::shared_ptr<State> state_;
 };
@@ -91,16 +93,28 @@ std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& 
 /// gradient. `name` appears in errors.
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule);
 
-/// A value kept for a rule. get() throws if the tensor was changed in place since it was saved.
+/// A tensor kept for a rule, such as the operation's own output. get() throws if it was changed in place since.
+class SavedTensor {
+ public:
+  explicit SavedTensor(Tensor value) : value_(std::move(value)), version_(value_.version()) {}
+  const Tensor& get() const;
+
+ private:
+  Tensor value_;
+  uint64_t version_;
+};
+
+/// An input kept for a rule, with its history, so that the rule can be differentiated. Never keep the output this
+/// way: a rule that captured its own output would be a reference cycle.
 class Saved {
  public:
-  explicit Saved(const Variable& variable) : variable_(variable), version_(variable.value().version()) {}
+  explicit Saved(const Variable& variable) : variable_(variable), value_(variable.value()) {}
   const Variable& get() const;
   const Tensor& tensor() const { return get().value(); }
 
  private:
   Variable variable_;
-  uint64_t version_;
+  SavedTensor value_;
 };
 
 /// Whether operations are recorded on this thread.

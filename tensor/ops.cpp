@@ -29,33 +29,36 @@ void require_rank(const Tensor& x, int rank, std::string_view where, std::string
   require(x.rank() == rank, where, "expected {} with {} axes, got {}", what, rank, str(x.shape()));
 }
 
+void require_derivative(const UnaryArgs& op) {
+  require(op.derivative >= 0 && op.derivative <= kMaxDerivative, name_of(op.op),
+          "derivatives up to order {} exist, got {}", kMaxDerivative, op.derivative);
+}
+
 const Backend& backend_of(const Tensor& x) { return x.device().backend; }
 
 }  // namespace
 
 // --- elementwise ------------------------------------------------------------------------------------------------
 
-Tensor unary(UnaryArgs op, const Tensor& x) {
-  require_floating(x, "unary");
-  require(op.derivative >= 0 && op.derivative <= kMaxDerivative, "unary", "derivatives up to order {} exist, got {}",
-          kMaxDerivative, op.derivative);
-  Tensor out = Tensor::empty(x.shape(), x.options());
-  backend_of(x).unary(op, out.array(), x.array());
-  return out;
+std::string_view name_of(UnaryOp op) {
+  switch (op) {
+    case UnaryOp::affine: return "affine";
+    case UnaryOp::exp: return "exp";
+    case UnaryOp::log: return "log";
+    case UnaryOp::sqrt: return "sqrt";
+    case UnaryOp::sin: return "sin";
+    case UnaryOp::cos: return "cos";
+    case UnaryOp::tanh: return "tanh";
+    case UnaryOp::sigmoid: return "sigmoid";
+    case UnaryOp::silu: return "silu";
+    case UnaryOp::relu: return "relu";
+    case UnaryOp::reciprocal: return "reciprocal";
+    case UnaryOp::pow: return "pow";
+    case UnaryOp::clamp: return "clamp";
+  }
+  return "unary";
 }
 
-Tensor unary_chain(UnaryArgs op, const Tensor& upstream, const Tensor& x) {
-  require_alike({&upstream, &x}, "unary_chain");
-  require(upstream.shape() == x.shape(), "unary_chain", "shapes differ: {} and {}", str(upstream.shape()),
-          str(x.shape()));
-  require(op.derivative >= 0 && op.derivative <= kMaxDerivative, "unary_chain",
-          "derivatives up to order {} exist, got {}", kMaxDerivative, op.derivative);
-  Tensor out = Tensor::empty(x.shape(), x.options());
-  backend_of(x).unary_chain(op, out.array(), upstream.array(), x.array());
-  return out;
-}
-
-namespace {
 std::string_view name_of(BinaryOp op) {
   switch (op) {
     case BinaryOp::add: return "add";
@@ -70,7 +73,23 @@ std::string_view name_of(BinaryOp op) {
   }
   return "binary";
 }
-}  // namespace
+Tensor unary(UnaryArgs op, const Tensor& x) {
+  require_floating(x, name_of(op.op));
+  require_derivative(op);
+  Tensor out = Tensor::empty(x.shape(), x.options());
+  backend_of(x).unary(op, out.array(), x.array());
+  return out;
+}
+
+Tensor unary_chain(UnaryArgs op, const Tensor& upstream, const Tensor& x) {
+  require_alike({&upstream, &x}, name_of(op.op));
+  require(upstream.shape() == x.shape(), name_of(op.op), "shapes differ: gradient {} and input {}",
+          str(upstream.shape()), str(x.shape()));
+  require_derivative(op);
+  Tensor out = Tensor::empty(x.shape(), x.options());
+  backend_of(x).unary_chain(op, out.array(), upstream.array(), x.array());
+  return out;
+}
 
 Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b, double p0) {
   require_alike({&a, &b}, name_of(op));
@@ -177,7 +196,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias) {
     return s;
   };
   Tensor c = Tensor::empty(with_tail(m, n), a.options());
-  GemmArgs args{.a = a.expand(with_tail(m, k)).array(), .b = b.expand(with_tail(k, n)).array(), .c = c.array()};
+  GemmArgs args{.a = a.expand(with_tail(m, k)).array(), .b = b.expand(with_tail(k, n)).array(), .c = c.array(), .bias = {}};
   if (bias.defined()) {
     require_alike({&a, &bias}, "matmul");
     require(bias.shape() == Shape{n}, "matmul", "expected a bias of shape ({},), got {}", n, str(bias.shape()));

@@ -12,6 +12,9 @@
 namespace halfstep {
 
 // --- elementwise ------------------------------------------------------------------------------------------------
+/// As errors and graphs print them: "exp", "multiply".
+std::string_view name_of(UnaryOp op);
+std::string_view name_of(BinaryOp op);
 Tensor unary(UnaryArgs op, const Tensor& x);
 /// upstream * f^(n)(x); shapes equal.
 Tensor unary_chain(UnaryArgs op, const Tensor& upstream, const Tensor& x);

@@ -1,0 +1,90 @@
+// Softmax, group norm and attention: fused kernels with fused gradients. A fused gradient cannot be differentiated,
+// so when a graph of the gradient is wanted the rule goes through the operation's composed definition instead. That
+// definition is also the specification and the test oracle of the kernel.
+#include <cmath>
+#include <functional>
+
+#include "autograd/composed.h"
+#include "autograd/ops.h"
+#include "tensor/error.h"
+
+namespace halfstep {
+
+namespace composed {
+
+Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups, double eps,
+                    Activation activation) {
+  const int64_t batch = x.size(0), channels = x.size(-1);
+  const int64_t pixels = x.numel() / (batch * channels);
+  const Variable grouped = reshape(x, {batch, pixels, groups, channels / groups});
+  const Variable centred = subtract(grouped, mean(grouped, {1, 3}, true));
+  const Variable variance = mean(square(centred), {1, 3}, true);
+  const Variable h = reshape(divide(centred, sqrt(variance + eps)), {batch, pixels, channels});
+  const auto per_channel = [&](const Variable& v) { return reshape(v, {v.rank() == 1 ? 1 : v.size(0), 1, channels}); };
+  const Variable u = reshape(add(multiply(h, per_channel(gain)), per_channel(bias)), x.shape());
+  return activation == Activation::silu ? silu(u) : u;
+}
+
+Variable softmax(const Variable& x) {
+  // Subtracting a constant changes nothing, so the maximum needs no gradient.
+  const Variable e = exp(subtract(x, Variable(max(x.value(), {-1}, true))));
+  return divide(e, sum(e, {-1}, true));
+}
+
+Variable attention(const Variable& q, const Variable& k, const Variable& v, double scale) {
+  const auto heads_first = [](const Variable& t) { return permute(t, {0, 2, 1, 3}); };
+  const Variable scores = scale * matmul(heads_first(q), transpose(heads_first(k), -1, -2));
+  return permute(matmul(composed::softmax(scores), heads_first(v)), {0, 2, 1, 3});
+}
+
+}  // namespace composed
+
+namespace {
+/// Differentiable gradients of `definition` at `inputs`.
+std::vector<Variable> composed_gradients(const std::function<Variable()>& definition,
+                                         const std::vector<Variable>& inputs, const Variable& upstream) {
+  return grad(definition(), inputs, upstream, /*retain_graph=*/true, /*create_graph=*/true);
+}
+}  // namespace
+
+Variable softmax(const Variable& x) {
+  const Tensor y = softmax(x.value());
+  return record("softmax", y, {x}, [x = Saved(x), y = SavedTensor(y)](const Variable& g) -> std::vector<Variable> {
+    if (is_recording()) return composed_gradients([&] { return composed::softmax(x.get()); }, {x.get()}, g);
+    return {Variable(softmax_backward(g.value(), y.get()))};
+  });
+}
+
+Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups, double eps,
+                    Activation activation) {
+  const GroupNormResult forward = group_norm(x.value(), gain.value(), bias.value(), groups, eps, activation);
+  const GroupNormResult statistics{{}, forward.mean, forward.rstd};
+  return record("group_norm", forward.y, {x, gain, bias},
+                [=, x = Saved(x), gain = Saved(gain), bias = Saved(bias)](const Variable& g) -> std::vector<Variable> {
+                  if (is_recording())
+                    return composed_gradients(
+                        [&] { return composed::group_norm(x.get(), gain.get(), bias.get(), groups, eps, activation); },
+                        {x.get(), gain.get(), bias.get()}, g);
+                  const GroupNormGradients d = group_norm_backward(g.value(), x.tensor(), gain.tensor(), bias.tensor(),
+                                                                   statistics, groups, eps, activation);
+                  return {Variable(d.dx), Variable(d.dgain), Variable(d.dbias)};
+                });
+}
+
+Variable attention(const Variable& q, const Variable& k, const Variable& v, double requested_scale) {
+  const double scale =
+      requested_scale != 0 ? requested_scale : 1 / std::sqrt(static_cast<double>(q.rank() ? q.size(-1) : 1));
+  const AttentionResult forward = attention(q.value(), k.value(), v.value(), scale);
+  return record("attention", forward.out, {q, k, v},
+                [scale, q = Saved(q), k = Saved(k), v = Saved(v), out = SavedTensor(forward.out),
+                 log_sum_exp = forward.log_sum_exp](const Variable& g) -> std::vector<Variable> {
+                  if (is_recording())
+                    return composed_gradients([&] { return composed::attention(q.get(), k.get(), v.get(), scale); },
+                                              {q.get(), k.get(), v.get()}, g);
+                  const AttentionGradients d =
+                      attention_backward(g.value(), q.tensor(), k.tensor(), v.tensor(), {out.get(), log_sum_exp}, scale);
+                  return {Variable(d.dq), Variable(d.dk), Variable(d.dv)};
+                });
+}
+
+}  // namespace halfstep
