@@ -24,17 +24,26 @@ constexpr std::string_view kTemporaryMark = ".halfstep-tmp-";
 
 std::string_view hint_for(int error) {
   switch (error) {
-    case ENOENT: return "; check the path, and create the folder first";
+    case ENOENT:
+      return "; check the path, and create the folder first";
     case EACCES:
-    case EPERM: return "; check the permissions of the file and of its folder";
-    case EROFS: return "; the file system is read-only, choose another folder";
+    case EPERM:
+      return "; check the permissions of the file and of its folder";
+    case EROFS:
+      return "; the file system is read-only, choose another folder";
     case ENOSPC:
-    case EDQUOT: return "; the disk is full, free some space or choose another folder";
-    case EFBIG: return "; the file would exceed a size limit (ulimit -f)";
-    case EISDIR: return "; give the name of a file, not of a folder";
-    case ENOTDIR: return "; a part of the path is a file, not a folder";
-    case EMFILE: return "; too many files are open (ulimit -n)";
-    default: return "";
+    case EDQUOT:
+      return "; the disk is full, free some space or choose another folder";
+    case EFBIG:
+      return "; the file would exceed a size limit (ulimit -f)";
+    case EISDIR:
+      return "; give the name of a file, not of a folder";
+    case ENOTDIR:
+      return "; a part of the path is a file, not a folder";
+    case EMFILE:
+      return "; too many files are open (ulimit -n)";
+    default:
+      return "";
   }
 }
 
@@ -107,13 +116,13 @@ std::string without_trailing_slashes(std::string path) {
   return path;
 }
 
-/// Removes what killed processes left in `folder`: temporaries that nobody has locked. What cannot be opened or
-/// removed is another user's, and no reason to refuse the caller's work.
+/// Removes what killed processes left in `folder`: temporaries that nobody has locked. What cannot be opened
+/// or removed is another user's, and no reason to refuse the caller's work.
 void remove_leftovers(const std::string& folder) {
   std::error_code error;
   for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
     if (at->path().filename().string().find(kTemporaryMark) == std::string::npos) continue;
-    const int descriptor = ::open(at->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    const int descriptor = ::open(at->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (descriptor < 0) continue;
     std::error_code not_ours;
     if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(at->path(), not_ours);
@@ -122,8 +131,8 @@ void remove_leftovers(const std::string& folder) {
   if (error) fail_system("list", folder, error.value());
 }
 
-/// What is being written for `target`, beside it under a temporary name: removed unless it gets its final name. It
-/// is locked while this object lives, which tells it from a leftover.
+/// What is being written for `target`, beside it under a temporary name: removed unless it gets its final
+/// name. It is locked while this object lives, which tells it from a leftover.
 class Temporary {
  public:
   enum class Kind { file, folder };
@@ -131,13 +140,15 @@ class Temporary {
   Temporary(const std::string& target, Kind kind)
       : target_(target), name_(fmt::format("{}{}{}", target, kTemporaryMark, ::getpid())) {
     remove_leftovers(folder_of(target));
-    if (kind == Kind::folder && ::mkdir(name_.c_str(), 0777) != 0) fail_system("create the folder", name_, errno);
+    if (kind == Kind::folder && ::mkdir(name_.c_str(), 0777) != 0)
+      fail_system("create the folder", name_, errno);
     const int flags = kind == Kind::folder ? O_RDONLY | O_DIRECTORY : O_WRONLY | O_CREAT | O_EXCL;
     descriptor_.emplace(name_, flags, "create");
     descriptor_->lock();
   }
   ~Temporary() {
-    std::error_code ignored;  // another error is on its way to the user; a leftover is removed by a later call
+    std::error_code
+        ignored;  // another error is on its way to the user; a leftover is removed by a later call
     if (!published_) fs::remove_all(name_, ignored);
   }
   Temporary(const Temporary&) = delete;
@@ -194,7 +205,8 @@ void write_file(const std::string& path, std::string_view bytes) {
     return;
   }
   // A symbolic link keeps pointing at its file, which is the one replaced.
-  const std::string target = fs::exists(status) ? fs::canonical(path).string() : path;
+  const std::string target = fs::exists(status) ? fs::canonical(path, error).string() : path;
+  if (error && fs::exists(status)) fail_system("examine", path, error.value());
   Temporary temporary(target, Temporary::Kind::file);
   temporary.descriptor().write_all(bytes);
   temporary.descriptor().sync();
@@ -210,7 +222,8 @@ void create_folders(const std::string& path) {
 void publish_folder(const std::string& path, const std::function<void(const std::string& folder)>& fill) {
   const std::string target = without_trailing_slashes(path);
   const auto require_new = [&] {
-    require(!fs::exists(fs::symlink_status(target)), "file",
+    std::error_code error;  // any other than "not found" comes back when the folder is created
+    require(!fs::exists(fs::symlink_status(target, error)), "file",
             "expected '{}' to be a new folder, but it exists; nothing is ever replaced", target);
   };
   require_new();

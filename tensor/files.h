@@ -1,5 +1,5 @@
-// Files that are either whole or not there: a crash, a kill -9 or a full disk at any moment leaves the old state
-// or the new one, never half of it.
+// Files that are either whole or not there: a crash, a kill -9 or a full disk at any moment leaves the old
+// state or the new one, never half of it.
 #pragma once
 
 #include <functional>
@@ -11,19 +11,21 @@ namespace halfstep {
 /// The contents of a file (or pipe). Throws Error with the path and the system's reason.
 std::string read_file(const std::string& path);
 
-/// Creates or replaces `path` in one step: writes a temporary file in the same folder, forces it to the disk and
-/// renames it. The folder must exist. A path that is no regular file (a pipe, /dev/null) is written to directly.
-/// Throws Error with the path, the system's reason and a hint; the old file is then unchanged.
+/// Creates or replaces `path` in one step: writes a temporary file in the same folder, forces it to the disk
+/// and renames it. The folder must exist. A path that is no regular file (a pipe, /dev/null) is written to
+/// directly. Throws Error with the path, the system's reason and a hint; the old file is then unchanged.
 void write_file(const std::string& path, std::string_view bytes);
 
 /// Creates the folder `path` and the folders above it where they are missing. Throws Error.
 void create_folders(const std::string& path);
 
-/// Creates the folder `path` in one step, filled by `fill(temporary_folder)`, which writes files and sub-folders
-/// there by any means. Everything is forced to the disk before the folder gets its name. The folder above must
-/// exist. Throws Error if `path` exists (nothing is ever replaced) or a file operation fails; when `fill` or a file
-/// operation throws, nothing is left behind. Temporaries that a killed process left in the folder above are removed
-/// first; those of running processes are kept.
+/// Creates the folder `path` in one step, filled by `fill(temporary_folder)`, which writes files and
+/// sub-folders there by any means. Everything is forced to the disk before the folder gets its name. The
+/// folder above must exist. Throws Error if `path` exists (nothing is ever replaced) or a file operation
+/// fails; when `fill` or a file operation throws, nothing is left behind.
 void publish_folder(const std::string& path, const std::function<void(const std::string& folder)>& fill);
+
+// A killed process leaves `NAME.halfstep-tmp-PID` behind. The next write_file or publish_folder in the same
+// folder removes it; temporaries of running processes are locked, and kept.
 
 }  // namespace halfstep
