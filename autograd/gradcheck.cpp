@@ -17,7 +17,8 @@ constexpr int64_t kFullJacobianElements = 20000;
 
 class Checker {
  public:
-  Checker(const DifferentiableFunction& function, const std::vector<Variable>& inputs, const GradcheckOptions& options)
+  Checker(const DifferentiableFunction& function, const std::vector<Variable>& inputs,
+          const GradcheckOptions& options)
       : function_(function), inputs_(inputs), options_(options) {
     DType coarsest = DType::f64;
     for (const Variable& v : inputs) {
@@ -69,7 +70,8 @@ class Checker {
     return function_(at).value().to_vector<double>();
   }
 
-  std::vector<double> backward_from(const Variable& output, size_t i, const std::vector<double>& upstream) const {
+  std::vector<double> backward_from(const Variable& output, size_t i,
+                                    const std::vector<double>& upstream) const {
     const Variable g(Tensor::from(upstream, output.shape(), output.options()));
     return grad(output, {leaves_[i]}, g, /*retain_graph=*/true)[0].value().to_vector<double>();
   }
@@ -88,9 +90,10 @@ class Checker {
     leaves_ = kept;
     for (size_t i = 0; i < first.size(); ++i)
       if (std::memcmp(first[i].data(), second[i].data(), first[i].size() * sizeof(double)) != 0) {
-        failure(fmt::format("{} differs between two equal calls: the function is not deterministic (is it drawing "
-                            "random numbers without a fixed key?)",
-                            i == 0 ? std::string("the output") : fmt::format("the gradient of input {}", i - 1)));
+        failure(fmt::format(
+            "{} differs between two equal calls: the function is not deterministic (is it drawing "
+            "random numbers without a fixed key?)",
+            i == 0 ? std::string("the output") : fmt::format("the gradient of input {}", i - 1)));
         return false;
       }
     return true;
@@ -110,8 +113,8 @@ class Checker {
       const Slopes slopes = slopes_along(i, direction, step_ * std::max(1.0, std::abs(values_[i][c])));
       for (size_t r = 0; r < rows; ++r) {
         const double scale = std::max(std::abs(slopes.at[r]), 1.0);
-        if (!compare(i, static_cast<int64_t>(c), slopes.central[r], analytic[r][c], slopes.left[r], slopes.right[r],
-                     scale, fmt::format("input {} element {}, output element {}", i, c, r)))
+        if (!compare(i, static_cast<int64_t>(c), slopes.central[r], analytic[r][c], slopes.left[r],
+                     slopes.right[r], scale, fmt::format("input {} element {}, output element {}", i, c, r)))
           return false;
       }
     }
@@ -124,7 +127,8 @@ class Checker {
     for (int d = 0; d < options_.directions; ++d) {
       const uint64_t stream = 2 * (static_cast<uint64_t>(d) + static_cast<uint64_t>(options_.directions) * i);
       const auto projection = unit_vector(rows, stream), direction = unit_vector(columns, stream + 1);
-      // Unit vectors have tiny components; scale to components of order 1 so that rounding stays relative to x.
+      // Unit vectors have tiny components; scale to components of order 1 so that rounding stays relative to
+      // x.
       const double length = std::sqrt(static_cast<double>(columns));
       const Slopes slopes = slopes_along(i, direction, step_ * length);
       const auto dot = [&](const std::vector<double>& v) {
@@ -133,9 +137,15 @@ class Checker {
         return sum;
       };
       const auto gradient = backward_from(output, i, projection);
-      double analytic = 0;
-      for (size_t c = 0; c < columns; ++c) analytic += gradient[c] * direction[c];
-      if (!compare(i, -1, dot(slopes.central), analytic, dot(slopes.left), dot(slopes.right), 1.0,
+      double analytic = 0, norm = 0;
+      for (size_t c = 0; c < columns; ++c) {
+        analytic += gradient[c] * direction[c];
+        norm += gradient[c] * gradient[c];
+      }
+      // The slope has the size of the gradient's rms, however small that is; below it only rounding of f
+      // remains.
+      const double scale = std::sqrt(norm) / length + 1e-4 * std::max(1.0, std::abs(dot(slopes.at)));
+      if (!compare(i, -1, dot(slopes.central), analytic, dot(slopes.left), dot(slopes.right), scale,
                    fmt::format("input {} along random direction {}", i, d)))
         return false;
     }
@@ -146,8 +156,8 @@ class Checker {
     std::vector<double> at, left, right, central;  ///< f itself, and its one-sided and central differences
   };
 
-  /// Differences of every output element along a direction of input i. The step that counts is the one that the
-  /// input's precision really took.
+  /// Differences of every output element along a direction of input i. The step that counts is the one that
+  /// the input's precision really took.
   Slopes slopes_along(size_t i, const std::vector<double>& direction, double h) const {
     std::vector<double> plus = values_[i], minus = values_[i];
     for (size_t c = 0; c < direction.size(); ++c) {
@@ -175,8 +185,8 @@ class Checker {
   }
 
   /// `scale`: magnitude of f, because rounding of f limits what a difference can resolve.
-  bool compare(size_t input, int64_t element, double numeric, double analytic, double left, double right, double scale,
-               const std::string& where) {
+  bool compare(size_t input, int64_t element, double numeric, double analytic, double left, double right,
+               double scale, const std::string& where) {
     const double error = std::abs(numeric - analytic), size = std::max(std::abs(numeric), std::abs(analytic));
     const double relative_error = error / std::max(1.0, size);
     if (!(relative_error <= report_.worst_error)) {
@@ -189,12 +199,13 @@ class Checker {
     if (error <= absolute_ * scale + relative_ * size) return true;
     // At a kink the one-sided slopes differ by far more than the curvature times the step explains.
     report_.kink = std::abs(left - right) > 1e-2 * std::max({std::abs(left), std::abs(right), 1e-3});
-    failure(fmt::format("{}: numeric {:.10g}, analytic {:.10g}, error {:.3g}{}", where, numeric, analytic, error,
-                        report_.kink ? fmt::format("; the function has a kink there (slope {:.6g} from the left, {:.6g} "
-                                                   "from the right): check at another point",
-                                                   left, right)
-                        : std::isnan(error) ? std::string("; NaN never passes")
-                                            : std::string()));
+    failure(fmt::format(
+        "{}: numeric {:.10g}, analytic {:.10g}, error {:.3g}{}", where, numeric, analytic, error,
+        report_.kink ? fmt::format("; the function has a kink there (slope {:.6g} from the left, {:.6g} "
+                                   "from the right): check at another point",
+                                   left, right)
+        : std::isnan(error) ? std::string("; NaN never passes")
+                            : std::string()));
     return false;
   }
 
@@ -228,7 +239,8 @@ GradcheckReport gradgradcheck(const DifferentiableFunction& function, const std:
     NoGrad no_grad;
     output_shape = function(inputs).shape();
   }
-  // The gradients of all inputs, flattened into one vector, as a function of the inputs and the upstream gradient.
+  // The gradients of all inputs, flattened into one vector, as a function of the inputs and the upstream
+  // gradient.
   const DifferentiableFunction gradients = [&](const std::vector<Variable>& all) {
     const std::vector<Variable> at(all.begin(), all.end() - 1);
     EnableGrad recording;

@@ -1,10 +1,11 @@
-// Numerical verification of gradients: does a function's backward agree with finite differences of its forward?
+// Numerical verification of gradients: does a function's backward agree with finite differences of its
+// forward?
 //
 //   auto report = gradcheck([](const std::vector<Variable>& in) { return my_op(in[0], in[1]); }, {x, w});
 //   if (!report) std::puts(report.message.c_str());
 //
-// Central differences in f64 with the step cbrt(eps) * max(1, |x|) have a relative error near 1e-10, so a wrong
-// rule stands out by many orders of magnitude. A NaN anywhere fails.
+// Central differences in f64 with the step cbrt(eps) * max(1, |x|) have a relative error near 1e-10, so a
+// wrong rule stands out by many orders of magnitude. A NaN anywhere fails.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,8 @@ enum class GradcheckMode {
 
 struct GradcheckOptions {
   GradcheckMode mode = GradcheckMode::automatic;
-  /// Passes where |numeric - analytic| <= absolute + relative * max(|numeric|, |analytic|). A negative value takes
-  /// the default of the inputs' dtype: 1e-6 for f64, 2e-2 for f32.
+  /// Passes where |numeric - analytic| <= absolute + relative * max(|numeric|, |analytic|). A negative value
+  /// takes the default of the inputs' dtype: 1e-6 for f64, 2e-2 for f32.
   double relative = -1, absolute = -1;
   /// Step of the differences; 0: cbrt(machine epsilon) of the dtype, times max(1, |x|).
   double step = 0;
@@ -47,18 +48,18 @@ struct GradcheckReport {
   int input = -1;          ///< of the worst (or failing) element
   int64_t element = -1;    ///< row-major index in that input; -1 in random_direction mode
   double numeric = 0, analytic = 0;
-  bool kink = false;       ///< the slopes from left and right differ: no gradient exists there
+  bool kink = false;  ///< the slopes from left and right differ: no gradient exists there
   explicit operator bool() const { return ok; }
 };
 
-/// Checks the gradients of `function` with respect to every input that is f32 or f64. Inputs of any layout: the
-/// backward runs on them as they are, the differences on contiguous copies. The inputs are not changed.
+/// Checks the gradients of `function` with respect to every input that is f32 or f64. Inputs of any layout:
+/// the backward runs on them as they are, the differences on contiguous copies. The inputs are not changed.
 /// Throws Error only when `function` does.
 GradcheckReport gradcheck(const DifferentiableFunction& function, const std::vector<Variable>& inputs,
                           const GradcheckOptions& options = {});
 
-/// The same for the gradient itself: checks d/dx of <r, df/dx>, with r a fixed random upstream gradient that is
-/// differentiated too.
+/// The same for the gradient itself: checks d/dx of <r, df/dx>, with r a fixed random upstream gradient that
+/// is differentiated too.
 GradcheckReport gradgradcheck(const DifferentiableFunction& function, const std::vector<Variable>& inputs,
                               const GradcheckOptions& options = {});
 

@@ -5,9 +5,10 @@
 
 namespace halfstep {
 
-// --- functions of one argument ------------------------------------------------------------------------------------
-// The formula's derivatives of every order come from tensor/formulas.h, so one rule serves them all:
-// d/dx f^(n)(x) = f^(n+1)(x), and the chain-rule product is itself an operation with that rule.
+// --- functions of one argument
+// ------------------------------------------------------------------------------------ The formula's
+// derivatives of every order come from tensor/formulas.h, so one rule serves them all: d/dx f^(n)(x) =
+// f^(n+1)(x), and the chain-rule product is itself an operation with that rule.
 
 namespace {
 
@@ -55,17 +56,21 @@ Variable clamp(const Variable& x, double low, double high) {
   return unary({.op = UnaryOp::clamp, .p0 = low, .p1 = high}, x);
 }
 
-// --- functions of two arguments -----------------------------------------------------------------------------------
-// An operand is kept only if the other one needs it. The engine sums broadcast gradients back.
+// --- functions of two arguments
+// ----------------------------------------------------------------------------------- An operand is kept only
+// if the other one needs it. The engine sums broadcast gradients back.
 
 Variable add(const Variable& a, const Variable& b) {
-  return record("add", add(a.value(), b.value()), {a, b},
-                [](const Variable& g) -> std::vector<Variable> { return {g, g}; });
+  return record("add", add(a.value(), b.value()), {a, b}, [](const Variable& g) -> std::vector<Variable> {
+    return {g, g};
+  });
 }
 
 Variable subtract(const Variable& a, const Variable& b) {
   return record("subtract", subtract(a.value(), b.value()), {a, b},
-                [](const Variable& g) -> std::vector<Variable> { return {g, -g}; });
+                [](const Variable& g) -> std::vector<Variable> {
+                  return {g, -g};
+                });
 }
 
 namespace {
@@ -85,11 +90,12 @@ Variable multiply(const Variable& a, const Variable& b) {
 }
 
 Variable divide(const Variable& a, const Variable& b) {
-  return record("divide", divide(a.value(), b.value()), {a, b},
-                [a_kept = saved_if(b.requires_grad(), a), b = Saved(b)](const Variable& g) -> std::vector<Variable> {
-                  const Variable da = divide(g, b.get());
-                  return {da, a_kept ? -divide(multiply(da, a_kept->get()), b.get()) : Variable()};
-                });
+  return record(
+      "divide", divide(a.value(), b.value()), {a, b},
+      [a_kept = saved_if(b.requires_grad(), a), b = Saved(b)](const Variable& g) -> std::vector<Variable> {
+        const Variable da = divide(g, b.get());
+        return {da, a_kept ? -divide(multiply(da, a_kept->get()), b.get()) : Variable()};
+      });
 }
 
 namespace {

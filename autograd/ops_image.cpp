@@ -1,5 +1,5 @@
-// Resampling of images [B, H, W, C], all by reshaping: a window becomes two axes of its own. No rules are needed,
-// because every step has one.
+// Resampling of images [B, H, W, C], all by reshaping: a window becomes two axes of its own. No rules are
+// needed, because every step has one.
 #include "autograd/ops.h"
 #include "tensor/error.h"
 
@@ -31,8 +31,8 @@ Variable average_pool(const Variable& x, int factor) {
 Variable space_to_depth(const Variable& x, int factor) {
   require_image(x, factor, "space_to_depth");
   const int64_t b = x.size(0), h = x.size(1), w = x.size(2), c = x.size(3);
-  require(h % factor == 0 && w % factor == 0, "space_to_depth", "image {} x {} does not divide into blocks of {} x {}",
-          h, w, factor, factor);
+  require(h % factor == 0 && w % factor == 0, "space_to_depth",
+          "image {} x {} does not divide into blocks of {} x {}", h, w, factor, factor);
   const Variable blocks = reshape(x, {b, h / factor, factor, w / factor, factor, c});
   return reshape(permute(blocks, {0, 1, 3, 2, 4, 5}), {b, h / factor, w / factor, factor * factor * c});
 }
@@ -40,8 +40,8 @@ Variable space_to_depth(const Variable& x, int factor) {
 Variable depth_to_space(const Variable& x, int factor) {
   require_image(x, factor, "depth_to_space");
   const int64_t b = x.size(0), h = x.size(1), w = x.size(2), c = x.size(3) / (factor * factor);
-  require(x.size(3) == c * factor * factor, "depth_to_space", "{} channels do not divide into {} x {} pixels", x.size(3),
-          factor, factor);
+  require(x.size(3) == c * factor * factor, "depth_to_space", "{} channels do not divide into {} x {} pixels",
+          x.size(3), factor, factor);
   const Variable blocks = reshape(x, {b, h, w, factor, factor, c});
   return reshape(permute(blocks, {0, 1, 3, 2, 4, 5}), {b, h * factor, w * factor, c});
 }

@@ -31,22 +31,26 @@ Variable mse(const Variable& a, const Variable& b, const std::vector<int>& axes)
 }
 
 Variable reshape(const Variable& x, const Shape& shape) {
-  return record("reshape", x.value().reshape(shape), {x},
-                [from = x.shape()](const Variable& g) -> std::vector<Variable> { return {reshape(g, from)}; });
+  return record(
+      "reshape", x.value().reshape(shape), {x},
+      [from = x.shape()](const Variable& g) -> std::vector<Variable> { return {reshape(g, from)}; });
 }
 
 Variable transpose(const Variable& x, int axis_a, int axis_b) {
   return record("transpose", x.value().transpose(axis_a, axis_b), {x},
-                [axis_a, axis_b](const Variable& g) -> std::vector<Variable> { return {transpose(g, axis_a, axis_b)}; });
+                [axis_a, axis_b](const Variable& g) -> std::vector<Variable> {
+                  return {transpose(g, axis_a, axis_b)};
+                });
 }
 
 Variable permute(const Variable& x, const std::vector<int>& order) {
-  return record("permute", x.value().permute(order), {x}, [order](const Variable& g) -> std::vector<Variable> {
-    const int rank = static_cast<int>(order.size());
-    std::vector<int> inverse(order.size());
-    for (int i = 0; i < rank; ++i) inverse[normalize_axis(order[i], rank, "permute")] = i;
-    return {permute(g, inverse)};
-  });
+  return record("permute", x.value().permute(order), {x},
+                [order](const Variable& g) -> std::vector<Variable> {
+                  const int rank = static_cast<int>(order.size());
+                  std::vector<int> inverse(order.size());
+                  for (int i = 0; i < rank; ++i) inverse[normalize_axis(order[i], rank, "permute")] = i;
+                  return {permute(g, inverse)};
+                });
 }
 
 Variable expand(const Variable& x, const Shape& shape) {
@@ -76,8 +80,9 @@ Variable place(const Variable& x, int axis, int64_t begin, int64_t size) {
 Variable slice(const Variable& x, int axis, int64_t begin, int64_t end) {
   const int a = normalize_axis(axis, x.rank(), "slice");
   const int64_t size = x.shape()[a], first = begin < 0 ? begin + size : begin;
-  return record("slice", x.value().slice(axis, begin, end), {x},
-                [a, first, size](const Variable& g) -> std::vector<Variable> { return {place(g, a, first, size)}; });
+  return record(
+      "slice", x.value().slice(axis, begin, end), {x},
+      [a, first, size](const Variable& g) -> std::vector<Variable> { return {place(g, a, first, size)}; });
 }
 
 Variable concat(const std::vector<Variable>& parts, int axis) {

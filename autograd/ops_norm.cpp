@@ -1,6 +1,6 @@
-// Softmax, group norm and attention: fused kernels with fused gradients. A fused gradient cannot be differentiated,
-// so when a graph of the gradient is wanted the rule goes through the operation's composed definition instead. That
-// definition is also the specification and the test oracle of the kernel.
+// Softmax, group norm and attention: fused kernels with fused gradients. A fused gradient cannot be
+// differentiated, so when a graph of the gradient is wanted the rule goes through the operation's composed
+// definition instead. That definition is also the specification and the test oracle of the kernel.
 #include <cmath>
 #include <functional>
 
@@ -20,7 +20,9 @@ Variable group_norm(const Variable& x, const Variable& gain, const Variable& bia
   const Variable centred = subtract(grouped, mean(grouped, {1, 3}, true));
   const Variable variance = mean(square(centred), {1, 3}, true);
   const Variable h = reshape(divide(centred, sqrt(variance + eps)), {batch, pixels, channels});
-  const auto per_channel = [&](const Variable& v) { return reshape(v, {v.rank() == 1 ? 1 : v.size(0), 1, channels}); };
+  const auto per_channel = [&](const Variable& v) {
+    return reshape(v, {v.rank() == 1 ? 1 : v.size(0), 1, channels});
+  };
   const Variable u = reshape(add(multiply(h, per_channel(gain)), per_channel(bias)), x.shape());
   return activation == Activation::silu ? silu(u) : u;
 }
@@ -49,26 +51,29 @@ std::vector<Variable> composed_gradients(const std::function<Variable()>& defini
 
 Variable softmax(const Variable& x) {
   const Tensor y = softmax(x.value());
-  return record("softmax", y, {x}, [x = Saved(x), y = SavedTensor(y)](const Variable& g) -> std::vector<Variable> {
-    if (is_recording()) return composed_gradients([&] { return composed::softmax(x.get()); }, {x.get()}, g);
-    return {Variable(softmax_backward(g.value(), y.get()))};
-  });
+  return record("softmax", y, {x},
+                [x = Saved(x), y = SavedTensor(y)](const Variable& g) -> std::vector<Variable> {
+                  if (is_recording())
+                    return composed_gradients([&] { return composed::softmax(x.get()); }, {x.get()}, g);
+                  return {Variable(softmax_backward(g.value(), y.get()))};
+                });
 }
 
 Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups, double eps,
                     Activation activation) {
   const GroupNormResult forward = group_norm(x.value(), gain.value(), bias.value(), groups, eps, activation);
   const GroupNormResult statistics{{}, forward.mean, forward.rstd};
-  return record("group_norm", forward.y, {x, gain, bias},
-                [=, x = Saved(x), gain = Saved(gain), bias = Saved(bias)](const Variable& g) -> std::vector<Variable> {
-                  if (is_recording())
-                    return composed_gradients(
-                        [&] { return composed::group_norm(x.get(), gain.get(), bias.get(), groups, eps, activation); },
-                        {x.get(), gain.get(), bias.get()}, g);
-                  const GroupNormGradients d = group_norm_backward(g.value(), x.tensor(), gain.tensor(), bias.tensor(),
-                                                                   statistics, groups, eps, activation);
-                  return {Variable(d.dx), Variable(d.dgain), Variable(d.dbias)};
-                });
+  return record(
+      "group_norm", forward.y, {x, gain, bias},
+      [=, x = Saved(x), gain = Saved(gain), bias = Saved(bias)](const Variable& g) -> std::vector<Variable> {
+        if (is_recording())
+          return composed_gradients(
+              [&] { return composed::group_norm(x.get(), gain.get(), bias.get(), groups, eps, activation); },
+              {x.get(), gain.get(), bias.get()}, g);
+        const GroupNormGradients d = group_norm_backward(g.value(), x.tensor(), gain.tensor(), bias.tensor(),
+                                                         statistics, groups, eps, activation);
+        return {Variable(d.dx), Variable(d.dgain), Variable(d.dbias)};
+      });
 }
 
 Variable attention(const Variable& q, const Variable& k, const Variable& v, double requested_scale) {
@@ -79,10 +84,11 @@ Variable attention(const Variable& q, const Variable& k, const Variable& v, doub
                 [scale, q = Saved(q), k = Saved(k), v = Saved(v), out = SavedTensor(forward.out),
                  log_sum_exp = forward.log_sum_exp](const Variable& g) -> std::vector<Variable> {
                   if (is_recording())
-                    return composed_gradients([&] { return composed::attention(q.get(), k.get(), v.get(), scale); },
-                                              {q.get(), k.get(), v.get()}, g);
-                  const AttentionGradients d =
-                      attention_backward(g.value(), q.tensor(), k.tensor(), v.tensor(), {out.get(), log_sum_exp}, scale);
+                    return composed_gradients(
+                        [&] { return composed::attention(q.get(), k.get(), v.get(), scale); },
+                        {q.get(), k.get(), v.get()}, g);
+                  const AttentionGradients d = attention_backward(
+                      g.value(), q.tensor(), k.tensor(), v.tensor(), {out.get(), log_sum_exp}, scale);
                   return {Variable(d.dq), Variable(d.dk), Variable(d.dv)};
                 });
 }

@@ -10,10 +10,11 @@
 
 namespace halfstep {
 
-// --- the graph ----------------------------------------------------------------------------------------------------
+// --- the graph
+// ----------------------------------------------------------------------------------------------------
 
-/// One step of a computation (or a leaf, which has no inputs and no rule). Edges point to the nodes of the inputs
-/// only, never forward, and hold no values: what a rule needs it captures itself.
+/// One step of a computation (or a leaf, which has no inputs and no rule). Edges point to the nodes of the
+/// inputs only, never forward, and hold no values: what a rule needs it captures itself.
 struct Node {
   std::string_view name;
   uint64_t sequence;  ///< creation order: inputs always have smaller numbers
@@ -28,7 +29,11 @@ struct Node {
   bool freed = false;
 
   Node(std::string_view n, const Tensor& value)
-      : name(n), sequence(next_sequence()), shape(value.shape()), dtype(value.dtype()), device(&value.device()) {}
+      : name(n),
+        sequence(next_sequence()),
+        shape(value.shape()),
+        dtype(value.dtype()),
+        device(&value.device()) {}
   ~Node();
 
  private:
@@ -49,8 +54,8 @@ struct Variable::State {
 
 namespace {
 
-// Dropping the last reference to a long chain would recurse once per node: ~Node drops its inputs, whose ~Node ...
-// Instead the outermost call drains a list.
+// Dropping the last reference to a long chain would recurse once per node: ~Node drops its inputs, whose
+// ~Node ... Instead the outermost call drains a list.
 thread_local std::vector<std::shared_ptr<Node>>* graveyard = nullptr;
 
 void dispose(std::vector<std::shared_ptr<Node>> nodes, GradientRule rule) {
@@ -81,10 +86,12 @@ bool is_recording() { return recording; }
 NoGrad::NoGrad(bool on) : previous_(recording) { recording = on; }
 NoGrad::~NoGrad() { recording = previous_; }
 
-// --- Variable -----------------------------------------------------------------------------------------------------
+// --- Variable
+// -----------------------------------------------------------------------------------------------------
 
 Variable::Variable(Tensor value, bool requires_grad) : state_(std::make_shared<State>(std::move(value))) {
-  require(state_->value.defined(), "Variable", "expected a tensor, got an undefined one (default-constructed)");
+  require(state_->value.defined(), "Variable",
+          "expected a tensor, got an undefined one (default-constructed)");
   set_requires_grad(requires_grad);
 }
 
@@ -134,13 +141,15 @@ void Variable::set_grad(Variable grad) {
 void Variable::zero_grad() { set_grad({}); }
 
 void Variable::register_hook(GradientHook hook) const {
-  require(requires_grad(), "register_hook", "this variable requires no gradient, so the hook would never run");
+  require(requires_grad(), "register_hook",
+          "this variable requires no gradient, so the hook would never run");
   state_->node->hooks.push_back(std::move(hook));
 }
 
 const Tensor& SavedTensor::get() const {
   require(value_.version() == version_, "backward",
-          "a value saved for the gradient was changed in place (version {}, expected {}); change a clone() instead",
+          "a value saved for the gradient was changed in place (version {}, expected {}); change a clone() "
+          "instead",
           value_.version(), version_);
   return value_;
 }
@@ -153,7 +162,8 @@ const Variable& Saved::get() const {
 
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule) {
   Variable out(std::move(value));
-  if (!recording || std::none_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.requires_grad(); }))
+  if (!recording ||
+      std::none_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.requires_grad(); }))
     return out;
   auto node = std::make_shared<Node>(name, out.value());
   for (const Variable& input : inputs) node->inputs.push_back(input.defined() ? input.state_->node : nullptr);
@@ -162,7 +172,8 @@ Variable record(std::string_view name, Tensor value, std::vector<Variable> input
   return out;
 }
 
-// --- the engine ---------------------------------------------------------------------------------------------------
+// --- the engine
+// ---------------------------------------------------------------------------------------------------
 
 struct Engine {
   using NodePtr = std::shared_ptr<Node>;
@@ -170,7 +181,8 @@ struct Engine {
   static NodePtr node_of(const Variable& v) { return v.requires_grad() ? v.state_->node : nullptr; }
 
   /// Nodes on a path from `root` to one of `targets` (to any leaf if there are no targets).
-  static std::unordered_set<const Node*> nodes_on_path(const NodePtr& root, const std::vector<NodePtr>& targets) {
+  static std::unordered_set<const Node*> nodes_on_path(const NodePtr& root,
+                                                       const std::vector<NodePtr>& targets) {
     std::unordered_set<const Node*> seen{root.get()}, wanted;
     std::vector<const Node*> order{root.get()};
     for (size_t i = 0; i < order.size(); ++i)
@@ -179,22 +191,24 @@ struct Engine {
     if (targets.empty()) return seen;
     for (const NodePtr& t : targets) wanted.insert(t.get());
     // Inputs are older than their consumers, so in order of age a node's inputs are decided before itself.
-    std::sort(order.begin(), order.end(), [](const Node* a, const Node* b) { return a->sequence < b->sequence; });
+    std::sort(order.begin(), order.end(),
+              [](const Node* a, const Node* b) { return a->sequence < b->sequence; });
     for (const Node* node : order)
       for (const NodePtr& input : node->inputs)
         if (input && wanted.count(input.get())) wanted.insert(node);
     return wanted;
   }
 
-  /// Walks from `output` to the leaves, newest node first. With `targets` the gradients of those are returned and
-  /// no leaf is touched; otherwise leaves accumulate.
-  static std::vector<Variable> run(const Variable& output, Variable upstream, const std::vector<Variable>& targets,
-                                   bool retain_graph, bool create_graph) {
+  /// Walks from `output` to the leaves, newest node first. With `targets` the gradients of those are returned
+  /// and no leaf is touched; otherwise leaves accumulate.
+  static std::vector<Variable> run(const Variable& output, Variable upstream,
+                                   const std::vector<Variable>& targets, bool retain_graph,
+                                   bool create_graph) {
     const NodePtr root = node_of(output);
     require(root != nullptr, "backward", "the output does not depend on anything that requires a gradient");
     if (!upstream.defined()) {
-      require(output.numel() == 1, "backward", "expected a scalar output, got shape {}; pass an upstream gradient",
-              str(output.shape()));
+      require(output.numel() == 1, "backward",
+              "expected a scalar output, got shape {}; pass an upstream gradient", str(output.shape()));
       upstream = Variable(Tensor::ones(output.shape(), output.options()));
     }
     struct Recording : NoGrad {
@@ -206,8 +220,8 @@ struct Engine {
       if (NodePtr n = node_of(t)) target_nodes.push_back(n);
     const auto on_path = nodes_on_path(root, targets.empty() ? std::vector<NodePtr>{} : target_nodes);
 
-    // Gradients that are still being collected, newest node first. A node is reached only after all its consumers,
-    // because they are newer.
+    // Gradients that are still being collected, newest node first. A node is reached only after all its
+    // consumers, because they are newer.
     std::map<uint64_t, std::pair<NodePtr, Variable>, std::greater<>> pending;
     std::map<const Node*, Variable> finished;
     pending[root->sequence] = {root, fit(*root, upstream, "upstream gradient")};
@@ -219,8 +233,7 @@ struct Engine {
       for (size_t i = 0; i < node->hooks.size(); ++i)
         if (Variable replaced = node->hooks[i](gradient); replaced.defined())
           gradient = fit(*node, replaced, "hook of");
-      if (!targets.empty() &&
-          std::find(target_nodes.begin(), target_nodes.end(), node) != target_nodes.end())
+      if (!targets.empty() && std::find(target_nodes.begin(), target_nodes.end(), node) != target_nodes.end())
         finished[node.get()] = gradient;
       if (node->is_leaf) {
         if (targets.empty()) accumulate_leaf(*node, gradient);
@@ -229,11 +242,13 @@ struct Engine {
       const bool leads_on = std::any_of(node->inputs.begin(), node->inputs.end(),
                                         [&](const NodePtr& n) { return n && on_path.count(n.get()); });
       if (!leads_on && !node->freed) continue;  // a target with nothing wanted behind it
-      require(!node->freed, "backward", "the graph of '{}' was freed by an earlier backward; pass retain_graph = true there",
+      require(!node->freed, "backward",
+              "the graph of '{}' was freed by an earlier backward; pass retain_graph = true there",
               node->name);
       std::vector<Variable> gradients = node->rule(gradient);
-      require(gradients.size() == node->inputs.size(), "backward", "the rule of '{}' returned {} gradients for {} inputs",
-              node->name, gradients.size(), node->inputs.size());
+      require(gradients.size() == node->inputs.size(), "backward",
+              "the rule of '{}' returned {} gradients for {} inputs", node->name, gradients.size(),
+              node->inputs.size());
       for (size_t i = 0; i < gradients.size(); ++i) {
         const NodePtr& input = node->inputs[i];
         if (!input || !gradients[i].defined()) continue;
@@ -265,8 +280,9 @@ struct Engine {
             "'{}' gave a gradient of {} on '{}' for a value of {} on '{}'", from, name_of(gradient.dtype()),
             gradient.value().device().name(), name_of(node.dtype), node.device->name());
     if (gradient.shape() == node.shape) return gradient;
-    require(broadcast_shapes(node.shape, gradient.shape(), "backward") == gradient.shape(), "backward",
-            "'{}' gave a gradient of shape {} for a value of shape {}", from, str(gradient.shape()), str(node.shape));
+    require(broadcasts_to(node.shape, gradient.shape()), "backward",
+            "'{}' gave a gradient of shape {} for a value of shape {}", from, str(gradient.shape()),
+            str(node.shape));
     return sum_to(gradient, node.shape);
   }
 
@@ -277,14 +293,16 @@ struct Engine {
   }
 };
 
-void Variable::backward(bool retain_graph, bool create_graph) const { backward({}, retain_graph, create_graph); }
+void Variable::backward(bool retain_graph, bool create_graph) const {
+  backward({}, retain_graph, create_graph);
+}
 
 void Variable::backward(const Variable& upstream, bool retain_graph, bool create_graph) const {
   Engine::run(*this, upstream, {}, retain_graph || create_graph, create_graph);
 }
 
-std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& inputs, const Variable& upstream,
-                           bool retain_graph, bool create_graph) {
+std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& inputs,
+                           const Variable& upstream, bool retain_graph, bool create_graph) {
   require(!inputs.empty(), "grad", "expected at least one input, got none");
   return Engine::run(output, upstream, inputs, retain_graph || create_graph, create_graph);
 }

@@ -1,10 +1,10 @@
 // Reverse-mode automatic differentiation: Variable, the tape and backward().
 //
-// A Variable is a Tensor that may remember how it was computed. Each operation on Variables adds one Node to an
-// implicit graph: the Node knows its input Variables and a rule that turns the gradient of the output into
-// gradients of the inputs. backward() walks the graph from the output to the leaves, newest node first. Only the
-// engine (variable.cpp) accumulates, sums broadcast gradients back to the input's shape and checks shapes, dtypes
-// and devices; rules just return gradients.
+// A Variable is a Tensor that may remember how it was computed. Each operation on Variables adds one Node to
+// an implicit graph: the Node knows its input Variables and a rule that turns the gradient of the output into
+// gradients of the inputs. backward() walks the graph from the output to the leaves, newest node first. Only
+// the engine (variable.cpp) accumulates, sums broadcast gradients back to the input's shape and checks
+// shapes, dtypes and devices; rules just return gradients.
 #pragma once
 
 #include <functional>
@@ -28,8 +28,8 @@ using GradientHook = std::function<Variable(const Variable& gradient)>;
 
 struct Node;  // private to variable.cpp
 
-/// Value + gradient + optional history. Copies share all three (it is a handle). A Variable made from a Tensor is
-/// a leaf: its gradient is accumulated by backward() if `requires_grad`.
+/// Value + gradient + optional history. Copies share all three (it is a handle). A Variable made from a
+/// Tensor is a leaf: its gradient is accumulated by backward() if `requires_grad`.
 class Variable {
  public:
   Variable() = default;
@@ -52,12 +52,12 @@ class Variable {
   bool is_leaf() const;
   /// Same value, no history, requires no gradient.
   Variable detach() const;
-  /// Replaces the value of a leaf (parameters moved to another dtype or device, loaded weights). The shape may
-  /// change; a collected gradient is dropped.
+  /// Replaces the value of a leaf (parameters moved to another dtype or device, loaded weights). The shape
+  /// may change; a collected gradient is dropped.
   void set_value(Tensor value);
 
-  /// The accumulated gradient: undefined until a backward() reached this leaf. A Variable, because gradients may
-  /// themselves be differentiated.
+  /// The accumulated gradient: undefined until a backward() reached this leaf. A Variable, because gradients
+  /// may themselves be differentiated.
   const Variable& grad() const;
   void set_grad(Variable grad);
   void zero_grad();
@@ -82,18 +82,21 @@ class Variable {
   std::shared_ptr<State> state_;
 };
 
-/// Gradients of `output` (any shape; `upstream` defaults to ones for a scalar) with respect to `inputs`, without
-/// touching grad() of any leaf. An input that does not influence the output gets zeros.
+/// Gradients of `output` (any shape; `upstream` defaults to ones for a scalar) with respect to `inputs`,
+/// without touching grad() of any leaf. An input that does not influence the output gets zeros.
 std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& inputs,
-                           const Variable& upstream = {}, bool retain_graph = false, bool create_graph = false);
+                           const Variable& upstream = {}, bool retain_graph = false,
+                           bool create_graph = false);
 
-// --- writing operations -------------------------------------------------------------------------------------------
+// --- writing operations
+// -------------------------------------------------------------------------------------------
 
 /// Makes the result of an operation: remembers `inputs` and `rule` if recording is on and an input requires a
 /// gradient. `name` appears in errors.
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule);
 
-/// A tensor kept for a rule, such as the operation's own output. get() throws if it was changed in place since.
+/// A tensor kept for a rule, such as the operation's own output. get() throws if it was changed in place
+/// since.
 class SavedTensor {
  public:
   explicit SavedTensor(Tensor value) : value_(std::move(value)), version_(value_.version()) {}
@@ -104,8 +107,8 @@ class SavedTensor {
   uint64_t version_;
 };
 
-/// An input kept for a rule, with its history, so that the rule can be differentiated. Never keep the output this
-/// way: a rule that captured its own output would be a reference cycle.
+/// An input kept for a rule, with its history, so that the rule can be differentiated. Never keep the output
+/// this way: a rule that captured its own output would be a reference cycle.
 class Saved {
  public:
   explicit Saved(const Variable& variable) : variable_(variable), value_(variable.value()) {}

@@ -1,7 +1,7 @@
 // The Backend table: everything that a device must be able to do, as one struct of function pointers.
 //
-// Rules that every entry keeps, so that the same table fits a device that works asynchronously and whose memory
-// the host cannot read:
+// Rules that every entry keeps, so that the same table fits a device that works asynchronously and whose
+// memory the host cannot read:
 //   * data pointers are device pointers; only `upload` and `download` touch host memory;
 //   * arguments are plain values (they may be queued); nothing is returned to the host except by `download`;
 //   * work is executed as if in order of the calls; `download` and `synchronize` wait for it;
@@ -19,8 +19,8 @@
 
 namespace halfstep {
 
-/// A typed strided window on device memory. `data` points at element (0, ..., 0); strides count elements, may be 0
-/// (broadcast) and need not be ordered.
+/// A typed strided window on device memory. `data` points at element (0, ..., 0); strides count elements, may
+/// be 0 (broadcast) and need not be ordered.
 struct Array {
   void* data = nullptr;
   DType dtype = DType::f32;
@@ -28,7 +28,9 @@ struct Array {
   Strides strides;
 
   template <class T>
-  T* as() const { return static_cast<T*>(data); }
+  T* as() const {
+    return static_cast<T*>(data);
+  }
   bool contiguous() const { return is_contiguous(shape, strides); }
   /// True for the default value: an optional argument that was not given.
   bool absent() const { return data == nullptr; }
@@ -36,7 +38,7 @@ struct Array {
 
 /// Elementwise functions of one argument; the formulas live in tensor/formulas.h. p0, p1 are in UnaryArgs.
 enum class UnaryOp : uint8_t {
-  affine,      ///< p0 * x + p1
+  affine,  ///< p0 * x + p1
   exp,
   log,
   sqrt,
@@ -44,11 +46,11 @@ enum class UnaryOp : uint8_t {
   cos,
   tanh,
   sigmoid,
-  silu,        ///< x * sigmoid(x)
+  silu,  ///< x * sigmoid(x)
   relu,
   reciprocal,
-  pow,         ///< x ^ p0
-  clamp,       ///< min(max(x, p0), p1); the slope is 1 at the bounds themselves
+  pow,    ///< x ^ p0
+  clamp,  ///< min(max(x, p0), p1); the slope is 1 at the bounds themselves
 };
 
 struct UnaryArgs {
@@ -67,21 +69,23 @@ enum class BinaryOp : uint8_t {
   divide,
   maximum,
   minimum,
-  less,           ///< 1 or 0 in the operands' dtype
-  equal,          ///< 1 or 0
-  lerp,           ///< a + p0 * (b - a)
+  less,   ///< 1 or 0 in the operands' dtype
+  equal,  ///< 1 or 0
+  lerp,   ///< a + p0 * (b - a)
 };
 
 enum class ReduceOp : uint8_t { sum, max };
 
-/// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N], any
-/// strides, equal leading axes (stride 0 broadcasts). bias: [N] or absent. beta is 0 or 1; with 0, C is not read.
+/// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N],
+/// any strides, equal leading axes (stride 0 broadcasts). bias: [N] or absent. beta is 0 or 1; with 0, C is
+/// not read.
 struct GemmArgs {
   Array a, b, c, bias;
   double alpha = 1, beta = 0;
 };
 
-/// Geometry of a 2-D convolution (cross-correlation). Zero padding per side, so the odd pixel can go anywhere.
+/// Geometry of a 2-D convolution (cross-correlation). Zero padding per side, so the odd pixel can go
+/// anywhere.
 struct Conv2dGeometry {
   int stride_h = 1, stride_w = 1;
   int pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
@@ -97,9 +101,9 @@ struct Conv2dArgs {
 
 enum class Activation : uint8_t { none, silu };
 
-/// y = activation((x - mean) * rstd * gain + bias), statistics over the pixels and the channels of a group (biased
-/// variance, two-pass). x, y: [B, P, C] contiguous (P = H*W); gain, bias: [B or 1, C] contiguous; mean, rstd:
-/// [B, G], written by forward in x's dtype and read by backward.
+/// y = activation((x - mean) * rstd * gain + bias), statistics over the pixels and the channels of a group
+/// (biased variance, two-pass). x, y: [B, P, C] contiguous (P = H*W); gain, bias: [B or 1, C] contiguous;
+/// mean, rstd: [B, G], written by forward in x's dtype and read by backward.
 struct GroupNormArgs {
   Array x, gain, bias, y, mean, rstd;
   int groups = 1;
@@ -112,8 +116,8 @@ struct GroupNormBackwardArgs {
   Array dy, dx, dgain, dbias;
 };
 
-/// Scaled dot-product attention. q: [B, L, H, D], k, v: [B, S, H, D], out: [B, L, H, D]; last axis has stride 1,
-/// other strides are free. log_sum_exp: [B, H, L] contiguous, written by forward, read by backward.
+/// Scaled dot-product attention. q: [B, L, H, D], k, v: [B, S, H, D], out: [B, L, H, D]; last axis has stride
+/// 1, other strides are free. log_sum_exp: [B, H, L] contiguous, written by forward, read by backward.
 struct AttentionArgs {
   Array q, k, v, out, log_sum_exp;
   double scale = 1;
@@ -142,16 +146,16 @@ struct DropoutArgs {
   uint64_t seed = 0, stream = 0;
 };
 
-/// Device-side control block of an optimiser, f64 [4]: {applied updates, skipped updates, gradient scale, norm}.
-/// From the sum of squares of all gradients (f64 scalar): norm = sqrt; if it is finite, applied += 1 and scale =
-/// min(1, max_norm / norm) (1 where max_norm <= 0); otherwise skipped += 1 and scale = 0.
+/// Device-side control block of an optimiser, f64 [4]: {applied updates, skipped updates, gradient scale,
+/// norm}. From the sum of squares of all gradients (f64 scalar): norm = sqrt; if it is finite, applied += 1
+/// and scale = min(1, max_norm / norm) (1 where max_norm <= 0); otherwise skipped += 1 and scale = 0.
 struct OptimizerControlArgs {
   Array control, sum_squares;
   double max_norm = 0;
 };
 
-/// One Adam/AdamW update of one parameter, in place; skipped where the control block says that the norm is not
-/// finite. g' = scale * g (+ l2 * p); m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; t = applied updates;
+/// One Adam/AdamW update of one parameter, in place; skipped where the control block says that the norm is
+/// not finite. g' = scale * g (+ l2 * p); m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; t = applied updates;
 /// p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + lr * weight_decay * p_old. All contiguous.
 struct AdamArgs {
   Array param, grad, m, v, control;
@@ -161,15 +165,16 @@ struct AdamArgs {
 struct Backend {
   const char* name;
 
-  // Memory. allocate returns memory aligned to 64 bytes or nullptr; it is called by the caching allocator only.
+  // Memory. allocate returns memory aligned to 64 bytes or nullptr; it is called by the caching allocator
+  // only.
   void* (*allocate)(size_t bytes);
   void (*release)(void* memory, size_t bytes);
   void (*upload)(void* device, const void* host, size_t bytes);
   void (*download)(void* host, const void* device, size_t bytes);  ///< waits
   void (*synchronize)();
 
-  // Elementwise. Outputs and inputs have equal shapes (inputs expanded by stride 0); an output may be the same
-  // array as an input, and has no zero strides.
+  // Elementwise. Outputs and inputs have equal shapes (inputs expanded by stride 0); an output may be the
+  // same array as an input, and has no zero strides.
   void (*fill)(Array out, double value);
   void (*copy)(Array out, Array in);  ///< converts between dtypes
   void (*unary)(UnaryArgs op, Array out, Array x);
@@ -177,8 +182,8 @@ struct Backend {
   void (*unary_chain)(UnaryArgs op, Array out, Array upstream, Array x);
   void (*binary)(BinaryOp op, double p0, Array out, Array a, Array b);
 
-  /// out has x's rank, with size 1 on the reduced axes. f32 sums keep an error of the order of pairwise summation.
-  /// dtype of out: x's, or f64 for an f32 x.
+  /// out has x's rank, with size 1 on the reduced axes. f32 sums keep an error of the order of pairwise
+  /// summation. dtype of out: x's, or f64 for an f32 x.
   void (*reduce)(ReduceOp op, Array out, Array x);
 
   void (*gemm)(GemmArgs);

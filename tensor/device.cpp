@@ -26,7 +26,8 @@ struct Allocator::State {
 };
 
 namespace {
-/// Size classes: eighths of a power of two, so at most 1/8 of a block is wasted and similar sizes share blocks.
+/// Size classes: eighths of a power of two, so at most 1/8 of a block is wasted and similar sizes share
+/// blocks.
 size_t size_class(size_t bytes) {
   size_t step = 64;
   while (step * 8 < bytes) step *= 2;
@@ -52,8 +53,9 @@ void* Allocator::allocate(size_t bytes) {
       s.trim_locked();
       memory = s.backend.allocate(size);
     }
-    require(memory != nullptr, "allocate", "device '{}' has no room for {} bytes ({} in use); use a smaller batch",
-            s.backend.name, size, s.current);
+    require(memory != nullptr, "allocate",
+            "device '{}' has no room for {} bytes ({} in use); use a smaller batch", s.backend.name, size,
+            s.current);
     s.reserved += size;
   }
   s.current += size;

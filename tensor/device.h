@@ -17,8 +17,8 @@ class Allocator {
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
-  /// At least `bytes` bytes, aligned to 64; never nullptr (also for 0). Throws Error when the device is full, after
-  /// having given its cache back once.
+  /// At least `bytes` bytes, aligned to 64; never nullptr (also for 0). Throws Error when the device is full,
+  /// after having given its cache back once.
   void* allocate(size_t bytes);
   void release(void* memory, size_t bytes) noexcept;
   /// Gives all unused blocks back to the backend.
@@ -46,8 +46,8 @@ class Device {
 
 Device& reference_device();
 Device& cpu_device();
-/// "cpu", "reference", "cuda", or "auto" (a GPU if one answers, else the CPU). Throws Error for other names and
-/// when the build or the machine has no such device.
+/// "cpu", "reference", "cuda", or "auto" (a GPU if one answers, else the CPU). Throws Error for other names
+/// and when the build or the machine has no such device.
 Device& device_by_name(std::string_view name);
 
 }  // namespace halfstep

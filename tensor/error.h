@@ -28,10 +28,12 @@ template <class... Args>
   detail::throw_error(where, format, fmt::make_format_args(args...));
 }
 
-/// Throws Error unless `ok`. The message is formatted only on failure; keep costly arguments out of hot paths.
+/// Throws Error unless `ok`. The message is formatted only on failure; keep costly arguments out of hot
+/// paths.
 template <class... Args>
 void require(bool ok, std::string_view where, fmt::format_string<Args...> format, Args&&... args) {
-  if (!ok) [[unlikely]] detail::throw_error(where, format, fmt::make_format_args(args...));
+  if (!ok) [[unlikely]]
+    detail::throw_error(where, format, fmt::make_format_args(args...));
 }
 
 }  // namespace halfstep

@@ -1,9 +1,9 @@
 // Scalar formulas of the elementwise functions, compiled by every backend (the host compiler and nvcc alike).
 //
-// A formula is written once, for a generic number type. Its derivatives of any order come from dual numbers: with
-// x = value + slope * e and e^2 = 0, evaluating f(x) gives f(value) + f'(value) * slope * e; nesting duals gives
-// higher orders. So adding an elementwise function means: an enum entry in backend.h, its formula and its line in
-// visit_formula() below; no backend file changes.
+// A formula is written once, for a generic number type. Its derivatives of any order come from dual numbers:
+// with x = value + slope * e and e^2 = 0, evaluating f(x) gives f(value) + f'(value) * slope * e; nesting
+// duals gives higher orders. So adding an elementwise function means: an enum entry in backend.h, its formula
+// and its line in visit_formula() below; no backend file changes.
 #pragma once
 
 #include <cmath>
@@ -18,15 +18,16 @@
 #define HALFSTEP_HOST_DEVICE
 #endif
 
-// Each instruction set compiles its own copy, in a namespace of its own: otherwise the linker would keep one copy
-// of an inline function, perhaps the one that this machine cannot execute.
+// Each instruction set compiles its own copy, in a namespace of its own: otherwise the linker would keep one
+// copy of an inline function, perhaps the one that this machine cannot execute.
 #ifndef HALFSTEP_ISA
 #define HALFSTEP_ISA generic
 #endif
 
 namespace halfstep::formulas::inline HALFSTEP_ISA {
 
-// --- elementary functions of plain numbers ------------------------------------------------------------------------
+// --- elementary functions of plain numbers
+// ------------------------------------------------------------------------
 
 /// e^x in f32 without libm and without branches, so that loops over it vectorise; error below 2 ulp.
 /// x = n ln2 + r with |r| <= ln2/2; e^r by its Taylor series (the next term is 5e-9), 2^n by exponent bits.
@@ -72,7 +73,8 @@ HALFSTEP_HOST_DEVICE inline double pow(double x, double p) { return ::pow(x, p);
 HALFSTEP_HOST_DEVICE inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 HALFSTEP_HOST_DEVICE inline double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
-// --- dual numbers -------------------------------------------------------------------------------------------------
+// --- dual numbers
+// -------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Dual {
@@ -83,11 +85,17 @@ struct Dual {
 };
 
 template <class T>
-HALFSTEP_HOST_DEVICE Dual<T> operator+(Dual<T> a, Dual<T> b) { return {a.value + b.value, a.slope + b.slope}; }
+HALFSTEP_HOST_DEVICE Dual<T> operator+(Dual<T> a, Dual<T> b) {
+  return {a.value + b.value, a.slope + b.slope};
+}
 template <class T>
-HALFSTEP_HOST_DEVICE Dual<T> operator-(Dual<T> a, Dual<T> b) { return {a.value - b.value, a.slope - b.slope}; }
+HALFSTEP_HOST_DEVICE Dual<T> operator-(Dual<T> a, Dual<T> b) {
+  return {a.value - b.value, a.slope - b.slope};
+}
 template <class T>
-HALFSTEP_HOST_DEVICE Dual<T> operator-(Dual<T> a) { return {-a.value, -a.slope}; }
+HALFSTEP_HOST_DEVICE Dual<T> operator-(Dual<T> a) {
+  return {-a.value, -a.slope};
+}
 template <class T>
 HALFSTEP_HOST_DEVICE Dual<T> operator*(Dual<T> a, Dual<T> b) {
   return {a.value * b.value, a.slope * b.value + a.value * b.slope};
@@ -99,7 +107,9 @@ HALFSTEP_HOST_DEVICE Dual<T> operator/(Dual<T> a, Dual<T> b) {
 }
 /// Comparisons look at the value alone: at a kink the slope is that of the branch taken.
 template <class T>
-HALFSTEP_HOST_DEVICE bool operator<(Dual<T> a, Dual<T> b) { return a.value < b.value; }
+HALFSTEP_HOST_DEVICE bool operator<(Dual<T> a, Dual<T> b) {
+  return a.value < b.value;
+}
 
 template <class T>
 HALFSTEP_HOST_DEVICE Dual<T> exp(Dual<T> x) {
@@ -107,16 +117,22 @@ HALFSTEP_HOST_DEVICE Dual<T> exp(Dual<T> x) {
   return {e, x.slope * e};
 }
 template <class T>
-HALFSTEP_HOST_DEVICE Dual<T> log(Dual<T> x) { return {log(x.value), x.slope / x.value}; }
+HALFSTEP_HOST_DEVICE Dual<T> log(Dual<T> x) {
+  return {log(x.value), x.slope / x.value};
+}
 template <class T>
 HALFSTEP_HOST_DEVICE Dual<T> sqrt(Dual<T> x) {
   const T s = sqrt(x.value);
   return {s, x.slope / (s + s)};
 }
 template <class T>
-HALFSTEP_HOST_DEVICE Dual<T> sin(Dual<T> x) { return {sin(x.value), x.slope * cos(x.value)}; }
+HALFSTEP_HOST_DEVICE Dual<T> sin(Dual<T> x) {
+  return {sin(x.value), x.slope * cos(x.value)};
+}
 template <class T>
-HALFSTEP_HOST_DEVICE Dual<T> cos(Dual<T> x) { return {cos(x.value), -(x.slope * sin(x.value))}; }
+HALFSTEP_HOST_DEVICE Dual<T> cos(Dual<T> x) {
+  return {cos(x.value), -(x.slope * sin(x.value))};
+}
 template <class T>
 HALFSTEP_HOST_DEVICE Dual<T> tanh(Dual<T> x) {
   const T t = tanh(x.value);
@@ -134,55 +150,80 @@ HALFSTEP_HOST_DEVICE Dual<T> pow(Dual<T> x, double p) {
   return {pow(x.value, p), x.slope * (T(p) * pow(x.value, p - 1.0))};
 }
 
-// --- the formulas -------------------------------------------------------------------------------------------------
+// --- the formulas
+// -------------------------------------------------------------------------------------------------
 
 struct Affine {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double p1) const { return T(p0) * x + T(p1); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double p1) const {
+    return T(p0) * x + T(p1);
+  }
 };
 struct Exp {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return exp(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return exp(x);
+  }
 };
 struct Log {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return log(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return log(x);
+  }
 };
 struct Sqrt {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return sqrt(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return sqrt(x);
+  }
 };
 struct Sin {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return sin(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return sin(x);
+  }
 };
 struct Cos {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return cos(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return cos(x);
+  }
 };
 struct Tanh {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return tanh(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return tanh(x);
+  }
 };
 struct Sigmoid {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return sigmoid(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return sigmoid(x);
+  }
 };
 struct Silu {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return x * sigmoid(x); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return x * sigmoid(x);
+  }
 };
 struct Relu {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return x < T(0.0) ? T(0.0) : (T(0.0) < x ? x : x * T(0.0)); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return x < T(0.0) ? T(0.0) : (T(0.0) < x ? x : x * T(0.0));
+  }
 };
 struct Reciprocal {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const { return T(1.0) / x; }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return T(1.0) / x;
+  }
 };
 struct Pow {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double) const { return pow(x, p0); }
+  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double) const {
+    return pow(x, p0);
+  }
 };
 struct Clamp {
   template <class T>
@@ -195,19 +236,32 @@ struct Clamp {
 template <class Visitor>
 HALFSTEP_HOST_DEVICE void visit_formula(UnaryOp op, Visitor&& visitor) {
   switch (op) {
-    case UnaryOp::affine: return visitor(Affine{});
-    case UnaryOp::exp: return visitor(Exp{});
-    case UnaryOp::log: return visitor(Log{});
-    case UnaryOp::sqrt: return visitor(Sqrt{});
-    case UnaryOp::sin: return visitor(Sin{});
-    case UnaryOp::cos: return visitor(Cos{});
-    case UnaryOp::tanh: return visitor(Tanh{});
-    case UnaryOp::sigmoid: return visitor(Sigmoid{});
-    case UnaryOp::silu: return visitor(Silu{});
-    case UnaryOp::relu: return visitor(Relu{});
-    case UnaryOp::reciprocal: return visitor(Reciprocal{});
-    case UnaryOp::pow: return visitor(Pow{});
-    case UnaryOp::clamp: return visitor(Clamp{});
+    case UnaryOp::affine:
+      return visitor(Affine{});
+    case UnaryOp::exp:
+      return visitor(Exp{});
+    case UnaryOp::log:
+      return visitor(Log{});
+    case UnaryOp::sqrt:
+      return visitor(Sqrt{});
+    case UnaryOp::sin:
+      return visitor(Sin{});
+    case UnaryOp::cos:
+      return visitor(Cos{});
+    case UnaryOp::tanh:
+      return visitor(Tanh{});
+    case UnaryOp::sigmoid:
+      return visitor(Sigmoid{});
+    case UnaryOp::silu:
+      return visitor(Silu{});
+    case UnaryOp::relu:
+      return visitor(Relu{});
+    case UnaryOp::reciprocal:
+      return visitor(Reciprocal{});
+    case UnaryOp::pow:
+      return visitor(Pow{});
+    case UnaryOp::clamp:
+      return visitor(Clamp{});
   }
 }
 
@@ -225,58 +279,86 @@ HALFSTEP_HOST_DEVICE T derivative(Formula formula, T x, double p0, double p1) {
   }
 }
 
-// --- functions of two arguments -----------------------------------------------------------------------------------
+// --- functions of two arguments
+// -----------------------------------------------------------------------------------
 
 struct Add {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a + b; }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return a + b;
+  }
 };
 struct Subtract {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a - b; }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return a - b;
+  }
 };
 struct Multiply {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a * b; }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return a * b;
+  }
 };
 struct Divide {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a / b; }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return a / b;
+  }
 };
 /// maximum and minimum pass NaN of either argument on.
 struct Maximum {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return (a > b || a != a) ? a : b; }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return (a > b || a != a) ? a : b;
+  }
 };
 struct Minimum {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return (a < b || a != a) ? a : b; }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return (a < b || a != a) ? a : b;
+  }
 };
 struct Less {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a < b ? T(1) : T(0); }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return a < b ? T(1) : T(0);
+  }
 };
 struct Equal {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const { return a == b ? T(1) : T(0); }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T) const {
+    return a == b ? T(1) : T(0);
+  }
 };
 struct Lerp {
   template <class T>
-  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T p0) const { return a + p0 * (b - a); }
+  HALFSTEP_HOST_DEVICE T operator()(T a, T b, T p0) const {
+    return a + p0 * (b - a);
+  }
 };
 
 template <class Visitor>
 HALFSTEP_HOST_DEVICE void visit_formula(BinaryOp op, Visitor&& visitor) {
   switch (op) {
-    case BinaryOp::add: return visitor(Add{});
-    case BinaryOp::subtract: return visitor(Subtract{});
-    case BinaryOp::multiply: return visitor(Multiply{});
-    case BinaryOp::divide: return visitor(Divide{});
-    case BinaryOp::maximum: return visitor(Maximum{});
-    case BinaryOp::minimum: return visitor(Minimum{});
-    case BinaryOp::less: return visitor(Less{});
-    case BinaryOp::equal: return visitor(Equal{});
-    case BinaryOp::lerp: return visitor(Lerp{});
+    case BinaryOp::add:
+      return visitor(Add{});
+    case BinaryOp::subtract:
+      return visitor(Subtract{});
+    case BinaryOp::multiply:
+      return visitor(Multiply{});
+    case BinaryOp::divide:
+      return visitor(Divide{});
+    case BinaryOp::maximum:
+      return visitor(Maximum{});
+    case BinaryOp::minimum:
+      return visitor(Minimum{});
+    case BinaryOp::less:
+      return visitor(Less{});
+    case BinaryOp::equal:
+      return visitor(Equal{});
+    case BinaryOp::lerp:
+      return visitor(Lerp{});
   }
 }
 

@@ -10,7 +10,8 @@ namespace {
 
 void require_floating(const Tensor& x, std::string_view where) {
   require(x.defined(), where, "expected a tensor, got an undefined one (default-constructed)");
-  require(is_floating(x.dtype()), where, "expected f32 or f64, got {}; convert with to(dtype)", name_of(x.dtype()));
+  require(is_floating(x.dtype()), where, "expected f32 or f64, got {}; convert with to(dtype)",
+          name_of(x.dtype()));
 }
 
 /// Every operand floating, of one dtype and on one device.
@@ -38,38 +39,61 @@ const Backend& backend_of(const Tensor& x) { return x.device().backend; }
 
 }  // namespace
 
-// --- elementwise ------------------------------------------------------------------------------------------------
+// --- elementwise
+// ------------------------------------------------------------------------------------------------
 
 std::string_view name_of(UnaryOp op) {
   switch (op) {
-    case UnaryOp::affine: return "affine";
-    case UnaryOp::exp: return "exp";
-    case UnaryOp::log: return "log";
-    case UnaryOp::sqrt: return "sqrt";
-    case UnaryOp::sin: return "sin";
-    case UnaryOp::cos: return "cos";
-    case UnaryOp::tanh: return "tanh";
-    case UnaryOp::sigmoid: return "sigmoid";
-    case UnaryOp::silu: return "silu";
-    case UnaryOp::relu: return "relu";
-    case UnaryOp::reciprocal: return "reciprocal";
-    case UnaryOp::pow: return "pow";
-    case UnaryOp::clamp: return "clamp";
+    case UnaryOp::affine:
+      return "affine";
+    case UnaryOp::exp:
+      return "exp";
+    case UnaryOp::log:
+      return "log";
+    case UnaryOp::sqrt:
+      return "sqrt";
+    case UnaryOp::sin:
+      return "sin";
+    case UnaryOp::cos:
+      return "cos";
+    case UnaryOp::tanh:
+      return "tanh";
+    case UnaryOp::sigmoid:
+      return "sigmoid";
+    case UnaryOp::silu:
+      return "silu";
+    case UnaryOp::relu:
+      return "relu";
+    case UnaryOp::reciprocal:
+      return "reciprocal";
+    case UnaryOp::pow:
+      return "pow";
+    case UnaryOp::clamp:
+      return "clamp";
   }
   return "unary";
 }
 
 std::string_view name_of(BinaryOp op) {
   switch (op) {
-    case BinaryOp::add: return "add";
-    case BinaryOp::subtract: return "subtract";
-    case BinaryOp::multiply: return "multiply";
-    case BinaryOp::divide: return "divide";
-    case BinaryOp::maximum: return "maximum";
-    case BinaryOp::minimum: return "minimum";
-    case BinaryOp::less: return "less";
-    case BinaryOp::equal: return "equal";
-    case BinaryOp::lerp: return "lerp";
+    case BinaryOp::add:
+      return "add";
+    case BinaryOp::subtract:
+      return "subtract";
+    case BinaryOp::multiply:
+      return "multiply";
+    case BinaryOp::divide:
+      return "divide";
+    case BinaryOp::maximum:
+      return "maximum";
+    case BinaryOp::minimum:
+      return "minimum";
+    case BinaryOp::less:
+      return "less";
+    case BinaryOp::equal:
+      return "equal";
+    case BinaryOp::lerp:
+      return "lerp";
   }
   return "binary";
 }
@@ -113,10 +137,12 @@ Tensor clamp(const Tensor& x, double low, double high) {
 }
 Tensor sqrt(const Tensor& x) { return unary({.op = UnaryOp::sqrt}, x); }
 
-// --- reductions -------------------------------------------------------------------------------------------------
+// --- reductions
+// -------------------------------------------------------------------------------------------------
 
 namespace {
-Tensor reduce(ReduceOp op, const Tensor& x, const std::vector<int>& axes, bool keep_dims, std::string_view where) {
+Tensor reduce(ReduceOp op, const Tensor& x, const std::vector<int>& axes, bool keep_dims,
+              std::string_view where) {
   require_floating(x, where);
   Shape kept = x.shape();
   std::vector<bool> reduced(static_cast<size_t>(x.rank()), axes.empty());
@@ -150,8 +176,8 @@ Tensor max(const Tensor& x, const std::vector<int>& axes, bool keep_dims) {
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
-  require(broadcast_shapes(shape, x.shape(), "sum_to") == x.shape(), "sum_to", "{} was not broadcast from {}",
-          str(x.shape()), str(shape));
+  require(broadcasts_to(shape, x.shape()), "sum_to", "{} was not broadcast from {}", str(x.shape()),
+          str(shape));
   Shape kept = Dims::filled(x.rank(), 1);
   for (int i = 1; i <= shape.rank(); ++i) kept[x.rank() - i] = shape[shape.rank() - i];
   Tensor out = Tensor::empty(kept, x.options());
@@ -174,15 +200,16 @@ Tensor sum_of_squares(const std::vector<Tensor>& tensors) {
   return total;
 }
 
-// --- linear algebra ---------------------------------------------------------------------------------------------
+// --- linear algebra
+// ---------------------------------------------------------------------------------------------
 
 Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias) {
   require_alike({&a, &b}, "matmul");
-  require(a.rank() >= 2 && b.rank() >= 2, "matmul", "expected matrices, got {} x {}; add an axis with unsqueeze",
-          str(a.shape()), str(b.shape()));
+  require(a.rank() >= 2 && b.rank() >= 2, "matmul",
+          "expected matrices, got {} x {}; add an axis with unsqueeze", str(a.shape()), str(b.shape()));
   const int64_t m = a.size(-2), k = a.size(-1), n = b.size(-1);
-  require(b.size(-2) == k, "matmul", "inner sizes differ: {} x {}; is one operand to be transposed?", str(a.shape()),
-          str(b.shape()));
+  require(b.size(-2) == k, "matmul", "inner sizes differ: {} x {}; is one operand to be transposed?",
+          str(a.shape()), str(b.shape()));
   Shape lead_a = a.shape(), lead_b = b.shape();
   for (Shape* s : {&lead_a, &lead_b}) {
     s->erase(s->rank() - 1);
@@ -196,10 +223,14 @@ Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias) {
     return s;
   };
   Tensor c = Tensor::empty(with_tail(m, n), a.options());
-  GemmArgs args{.a = a.expand(with_tail(m, k)).array(), .b = b.expand(with_tail(k, n)).array(), .c = c.array(), .bias = {}};
+  GemmArgs args{.a = a.expand(with_tail(m, k)).array(),
+                .b = b.expand(with_tail(k, n)).array(),
+                .c = c.array(),
+                .bias = {}};
   if (bias.defined()) {
     require_alike({&a, &bias}, "matmul");
-    require(bias.shape() == Shape{n}, "matmul", "expected a bias of shape ({},), got {}", n, str(bias.shape()));
+    require(bias.shape() == Shape{n}, "matmul", "expected a bias of shape ({},), got {}", n,
+            str(bias.shape()));
     args.bias = bias.array();
   }
   backend_of(a).gemm(args);
@@ -213,13 +244,14 @@ struct ConvSizes {
 
 ConvSizes conv_sizes(int64_t height, int64_t width, int64_t kernel_height, int64_t kernel_width,
                      const Conv2dGeometry& g, std::string_view where) {
-  require(g.stride_h > 0 && g.stride_w > 0, where, "strides must be positive, got {} x {}", g.stride_h, g.stride_w);
+  require(g.stride_h > 0 && g.stride_w > 0, where, "strides must be positive, got {} x {}", g.stride_h,
+          g.stride_w);
   require(g.pad_top >= 0 && g.pad_bottom >= 0 && g.pad_left >= 0 && g.pad_right >= 0, where,
           "padding must not be negative");
   const int64_t h = height + g.pad_top + g.pad_bottom - kernel_height;
   const int64_t w = width + g.pad_left + g.pad_right - kernel_width;
-  require(h >= 0 && w >= 0, where, "the kernel {} x {} is larger than the padded image {} x {}", kernel_height,
-          kernel_width, height + g.pad_top + g.pad_bottom, width + g.pad_left + g.pad_right);
+  require(h >= 0 && w >= 0, where, "the kernel {} x {} is larger than the padded image {} x {}",
+          kernel_height, kernel_width, height + g.pad_top + g.pad_bottom, width + g.pad_left + g.pad_right);
   return {h / g.stride_h + 1, w / g.stride_w + 1};
 }
 }  // namespace
@@ -228,16 +260,16 @@ Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const C
   require_alike({&x, &kernel}, "conv2d");
   require_rank(x, 4, "conv2d", "an image batch [B, H, W, C]");
   require_rank(kernel, 4, "conv2d", "a kernel [KH, KW, C, O]");
-  require(x.size(3) == kernel.size(2), "conv2d", "channels differ: image {} and kernel {} (HWIO)", str(x.shape()),
-          str(kernel.shape()));
+  require(x.size(3) == kernel.size(2), "conv2d", "channels differ: image {} and kernel {} (HWIO)",
+          str(x.shape()), str(kernel.shape()));
   const ConvSizes s = conv_sizes(x.size(1), x.size(2), kernel.size(0), kernel.size(1), geometry, "conv2d");
   const Tensor xc = x.contiguous(), kc = kernel.contiguous();
   Tensor y = Tensor::empty({x.size(0), s.out_height, s.out_width, kernel.size(3)}, x.options());
   Conv2dArgs args{.x = xc.array(), .kernel = kc.array(), .bias = {}, .y = y.array(), .geometry = geometry};
   if (bias.defined()) {
     require_alike({&x, &bias}, "conv2d");
-    require(bias.shape() == Shape{kernel.size(3)}, "conv2d", "expected a bias of shape ({},), got {}", kernel.size(3),
-            str(bias.shape()));
+    require(bias.shape() == Shape{kernel.size(3)}, "conv2d", "expected a bias of shape ({},), got {}",
+            kernel.size(3), str(bias.shape()));
     args.bias = bias.array();
   }
   backend_of(x).conv2d_forward(args);
@@ -249,10 +281,11 @@ Tensor conv2d_backward_data(const Tensor& dy, const Tensor& kernel, int64_t heig
   require_alike({&dy, &kernel}, "conv2d_backward_data");
   require_rank(dy, 4, "conv2d_backward_data", "a gradient [B, OH, OW, O]");
   require_rank(kernel, 4, "conv2d_backward_data", "a kernel [KH, KW, C, O]");
-  const ConvSizes s = conv_sizes(height, width, kernel.size(0), kernel.size(1), geometry, "conv2d_backward_data");
-  require(dy.shape() == Shape({dy.size(0), s.out_height, s.out_width, kernel.size(3)}), "conv2d_backward_data",
-          "expected a gradient ({}, {}, {}, {}), got {}", dy.size(0), s.out_height, s.out_width, kernel.size(3),
-          str(dy.shape()));
+  const ConvSizes s =
+      conv_sizes(height, width, kernel.size(0), kernel.size(1), geometry, "conv2d_backward_data");
+  require(dy.shape() == Shape({dy.size(0), s.out_height, s.out_width, kernel.size(3)}),
+          "conv2d_backward_data", "expected a gradient ({}, {}, {}, {}), got {}", dy.size(0), s.out_height,
+          s.out_width, kernel.size(3), str(dy.shape()));
   const Tensor dyc = dy.contiguous(), kc = kernel.contiguous();
   Tensor dx = Tensor::empty({dy.size(0), height, width, kernel.size(2)}, dy.options());
   backend_of(dy).conv2d_backward_data(
@@ -277,7 +310,8 @@ Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_
   return dk;
 }
 
-// --- layout -----------------------------------------------------------------------------------------------------
+// --- layout
+// -----------------------------------------------------------------------------------------------------
 
 Tensor concat(const std::vector<Tensor>& parts, int axis) {
   require(!parts.empty(), "concat", "expected at least one tensor, got none");
@@ -303,7 +337,8 @@ Tensor concat(const std::vector<Tensor>& parts, int axis) {
   return out;
 }
 
-// --- normalisation and attention ----------------------------------------------------------------------------------
+// --- normalisation and attention
+// ----------------------------------------------------------------------------------
 
 Tensor softmax(const Tensor& x) {
   require_floating(x, "softmax");
@@ -316,7 +351,8 @@ Tensor softmax(const Tensor& x) {
 
 Tensor softmax_backward(const Tensor& dy, const Tensor& y) {
   require_alike({&dy, &y}, "softmax_backward");
-  require(dy.shape() == y.shape(), "softmax_backward", "shapes differ: {} and {}", str(dy.shape()), str(y.shape()));
+  require(dy.shape() == y.shape(), "softmax_backward", "shapes differ: {} and {}", str(dy.shape()),
+          str(y.shape()));
   const Tensor dyc = dy.contiguous(), yc = y.contiguous();
   Tensor dx = Tensor::empty(y.shape(), y.options());
   backend_of(y).softmax_backward(dx.array(), dyc.array(), yc.array());
@@ -334,20 +370,28 @@ struct GroupNormCall {
     require_alike({&x_in, &gain_in, &bias_in}, "group_norm");
     require(x_in.rank() >= 2, "group_norm", "expected [B, ..., C], got {}", str(x_in.shape()));
     const int64_t batch = x_in.size(0), channels = x_in.size(-1);
-    require(groups > 0 && channels % groups == 0, "group_norm", "{} channels do not divide into {} groups", channels,
-            groups);
+    require(groups > 0 && channels % groups == 0, "group_norm", "{} channels do not divide into {} groups",
+            channels, groups);
     const auto rows = [&](const Tensor& t, std::string_view what) {
       const bool fits = (t.rank() == 1 || (t.rank() == 2 && (t.size(0) == 1 || t.size(0) == batch))) &&
                         t.size(-1) == channels;
-      require(fits, "group_norm", "expected {} of shape ({},), (1, {}) or ({}, {}), got {}", what, channels, channels,
-              batch, channels, str(t.shape()));
+      require(fits, "group_norm", "expected {} of shape ({},), (1, {}) or ({}, {}), got {}", what, channels,
+              channels, batch, channels, str(t.shape()));
       return t.reshape({t.rank() == 1 ? 1 : t.size(0), channels}).contiguous();
     };
-    x = x_in.contiguous().reshape({batch, channels ? x_in.numel() / std::max<int64_t>(batch * channels, 1) : 0, channels});
+    x = x_in.contiguous().reshape(
+        {batch, channels ? x_in.numel() / std::max<int64_t>(batch * channels, 1) : 0, channels});
     gain = rows(gain_in, "gain");
     bias = rows(bias_in, "bias");
-    args = {.x = x.array(), .gain = gain.array(), .bias = bias.array(), .y = {}, .mean = {}, .rstd = {},
-            .groups = groups, .eps = eps, .activation = activation};
+    args = {.x = x.array(),
+            .gain = gain.array(),
+            .bias = bias.array(),
+            .y = {},
+            .mean = {},
+            .rstd = {},
+            .groups = groups,
+            .eps = eps,
+            .activation = activation};
   }
 };
 }  // namespace
@@ -355,7 +399,8 @@ struct GroupNormCall {
 GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, int groups, double eps,
                            Activation activation) {
   GroupNormCall call(x, gain, bias, groups, eps, activation);
-  GroupNormResult result{Tensor::empty(x.shape(), x.options()), Tensor::empty({x.size(0), groups}, x.options()),
+  GroupNormResult result{Tensor::empty(x.shape(), x.options()),
+                         Tensor::empty({x.size(0), groups}, x.options()),
                          Tensor::empty({x.size(0), groups}, x.options())};
   call.args.y = result.y.array();
   call.args.mean = result.mean.array();
@@ -364,11 +409,12 @@ GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bi
   return result;
 }
 
-GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& bias,
-                                       const GroupNormResult& forward, int groups, double eps,
-                                       Activation activation) {
+GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain,
+                                       const Tensor& bias, const GroupNormResult& forward, int groups,
+                                       double eps, Activation activation) {
   require_alike({&dy, &x}, "group_norm_backward");
-  require(dy.shape() == x.shape(), "group_norm_backward", "shapes differ: {} and {}", str(dy.shape()), str(x.shape()));
+  require(dy.shape() == x.shape(), "group_norm_backward", "shapes differ: {} and {}", str(dy.shape()),
+          str(x.shape()));
   GroupNormCall call(x, gain, bias, groups, eps, activation);
   call.args.mean = forward.mean.array();
   call.args.rstd = forward.rstd.array();
@@ -376,8 +422,11 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
   GroupNormGradients result{Tensor::empty(x.shape(), x.options()),
                             Tensor::empty({x.size(0), x.size(-1)}, x.options()),
                             Tensor::empty({x.size(0), x.size(-1)}, x.options())};
-  backend_of(x).group_norm_backward({.forward = call.args, .dy = dyc.array(), .dx = result.dx.array(),
-                                     .dgain = result.dgain.array(), .dbias = result.dbias.array()});
+  backend_of(x).group_norm_backward({.forward = call.args,
+                                     .dy = dyc.array(),
+                                     .dx = result.dx.array(),
+                                     .dgain = result.dgain.array(),
+                                     .dbias = result.dbias.array()});
   return result;
 }
 
@@ -390,9 +439,10 @@ Tensor unit_last_stride(const Tensor& t) {
 void require_attention(const Tensor& q, const Tensor& k, const Tensor& v, std::string_view where) {
   require_alike({&q, &k, &v}, where);
   for (const Tensor* t : {&q, &k, &v}) require_rank(*t, 4, where, "[B, L, H, D]");
-  require(k.shape() == v.shape() && q.size(0) == k.size(0) && q.size(2) == k.size(2) && q.size(3) == k.size(3), where,
-          "expected q [B, L, H, D] and k, v [B, S, H, D], got {}, {} and {}", str(q.shape()), str(k.shape()),
-          str(v.shape()));
+  require(
+      k.shape() == v.shape() && q.size(0) == k.size(0) && q.size(2) == k.size(2) && q.size(3) == k.size(3),
+      where, "expected q [B, L, H, D] and k, v [B, S, H, D], got {}, {} and {}", str(q.shape()),
+      str(k.shape()), str(v.shape()));
   require(k.size(1) > 0, where, "expected at least one key, got {}", str(k.shape()));
 }
 }  // namespace
@@ -402,8 +452,12 @@ AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, dou
   const Tensor qc = unit_last_stride(q), kc = unit_last_stride(k), vc = unit_last_stride(v);
   AttentionResult result{Tensor::empty(q.shape(), q.options()),
                          Tensor::empty({q.size(0), q.size(2), q.size(1)}, q.options())};
-  backend_of(q).attention({.q = qc.array(), .k = kc.array(), .v = vc.array(), .out = result.out.array(),
-                           .log_sum_exp = result.log_sum_exp.array(), .scale = scale});
+  backend_of(q).attention({.q = qc.array(),
+                           .k = kc.array(),
+                           .v = vc.array(),
+                           .out = result.out.array(),
+                           .log_sum_exp = result.log_sum_exp.array(),
+                           .scale = scale});
   return result;
 }
 
@@ -413,29 +467,39 @@ AttentionGradients attention_backward(const Tensor& d_out, const Tensor& q, cons
   require_alike({&q, &d_out, &forward.out}, "attention_backward");
   require(d_out.shape() == q.shape(), "attention_backward", "shapes differ: {} and {}", str(d_out.shape()),
           str(q.shape()));
-  const Tensor qc = unit_last_stride(q), kc = unit_last_stride(k), vc = unit_last_stride(v), g = d_out.contiguous();
+  const Tensor qc = unit_last_stride(q), kc = unit_last_stride(k), vc = unit_last_stride(v),
+               g = d_out.contiguous();
   AttentionGradients result{Tensor::empty(q.shape(), q.options()), Tensor::empty(k.shape(), k.options()),
                             Tensor::empty(v.shape(), v.options())};
-  backend_of(q).attention_backward({.forward = {.q = qc.array(), .k = kc.array(), .v = vc.array(),
-                                                .out = forward.out.array(), .log_sum_exp = forward.log_sum_exp.array(),
+  backend_of(q).attention_backward({.forward = {.q = qc.array(),
+                                                .k = kc.array(),
+                                                .v = vc.array(),
+                                                .out = forward.out.array(),
+                                                .log_sum_exp = forward.log_sum_exp.array(),
                                                 .scale = scale},
-                                    .d_out = g.array(), .dq = result.dq.array(), .dk = result.dk.array(),
+                                    .d_out = g.array(),
+                                    .dq = result.dq.array(),
+                                    .dk = result.dk.array(),
                                     .dv = result.dv.array()});
   return result;
 }
 
-// --- random -----------------------------------------------------------------------------------------------------
+// --- random
+// -----------------------------------------------------------------------------------------------------
 
 namespace {
 Tensor random(RandomKind kind, const Shape& shape, RandomKey key, uint64_t first_row, TensorOptions options) {
   Tensor out = Tensor::empty(shape, options);
   require_floating(out, "random");
   const int64_t rows = shape.rank() ? shape[0] : 1;
-  require(first_row + static_cast<uint64_t>(rows) <= uint64_t{1} << 32, "random", "rows must stay below 2^32, got {} + {}",
-          first_row, rows);
+  require(first_row + static_cast<uint64_t>(rows) <= uint64_t{1} << 32, "random",
+          "rows must stay below 2^32, got {} + {}", first_row, rows);
   if (out.numel() == 0) return out;
-  backend_of(out).random({.kind = kind, .out = out.reshape({rows, out.numel() / rows}).array(), .seed = key.seed,
-                          .stream = key.stream, .first_row = first_row});
+  backend_of(out).random({.kind = kind,
+                          .out = out.reshape({rows, out.numel() / rows}).array(),
+                          .seed = key.seed,
+                          .stream = key.stream,
+                          .first_row = first_row});
   return out;
 }
 }  // namespace

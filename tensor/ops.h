@@ -1,5 +1,5 @@
-// The Tensor algebra: functions of values, without gradients. Each checks its arguments, allocates its result and
-// calls one entry of the Backend. autograd/ops.h has the same names for Variables.
+// The Tensor algebra: functions of values, without gradients. Each checks its arguments, allocates its result
+// and calls one entry of the Backend. autograd/ops.h has the same names for Variables.
 //
 // Unless said otherwise operands are f32 or f64, of one dtype and on one device, and results are contiguous.
 // Every function throws Error "[name] ..." when its arguments do not fit.
@@ -11,7 +11,8 @@
 
 namespace halfstep {
 
-// --- elementwise ------------------------------------------------------------------------------------------------
+// --- elementwise
+// ------------------------------------------------------------------------------------------------
 /// As errors and graphs print them: "exp", "multiply".
 std::string_view name_of(UnaryOp op);
 std::string_view name_of(BinaryOp op);
@@ -32,7 +33,8 @@ Tensor affine(const Tensor& x, double scale, double shift);
 Tensor clamp(const Tensor& x, double low, double high);
 Tensor sqrt(const Tensor& x);
 
-// --- reductions -------------------------------------------------------------------------------------------------
+// --- reductions
+// -------------------------------------------------------------------------------------------------
 /// Over `axes` (all axes if empty); reduced axes stay with size 1 if keep_dims.
 Tensor sum(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
 Tensor mean(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
@@ -42,7 +44,8 @@ Tensor sum_to(const Tensor& x, const Shape& shape);
 /// Sum of squares of all elements of all tensors, accumulated in f64, as an f64 scalar on their device.
 Tensor sum_of_squares(const std::vector<Tensor>& tensors);
 
-// --- linear algebra ---------------------------------------------------------------------------------------------
+// --- linear algebra
+// ---------------------------------------------------------------------------------------------
 /// [..., M, K] x [..., K, N] -> [..., M, N]; leading axes broadcast. bias: [N] or undefined.
 Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias = {});
 /// x [B, H, W, C], kernel [KH, KW, C, O] (HWIO), bias [O] or undefined -> [B, OH, OW, O];
@@ -55,10 +58,12 @@ Tensor conv2d_backward_data(const Tensor& dy, const Tensor& kernel, int64_t heig
 Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_height, int64_t kernel_width,
                               const Conv2dGeometry& geometry);
 
-// --- layout -----------------------------------------------------------------------------------------------------
+// --- layout
+// -----------------------------------------------------------------------------------------------------
 Tensor concat(const std::vector<Tensor>& parts, int axis);
 
-// --- normalisation and attention ----------------------------------------------------------------------------------
+// --- normalisation and attention
+// ----------------------------------------------------------------------------------
 /// Over the last axis.
 Tensor softmax(const Tensor& x);
 Tensor softmax_backward(const Tensor& dy, const Tensor& y);
@@ -72,9 +77,9 @@ GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bi
 struct GroupNormGradients {
   Tensor dx, dgain, dbias;  ///< dgain, dbias: [B, C]
 };
-GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& bias,
-                                       const GroupNormResult& forward, int groups, double eps,
-                                       Activation activation);
+GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain,
+                                       const Tensor& bias, const GroupNormResult& forward, int groups,
+                                       double eps, Activation activation);
 
 struct AttentionResult {
   Tensor out, log_sum_exp;
@@ -87,13 +92,15 @@ struct AttentionGradients {
 AttentionGradients attention_backward(const Tensor& d_out, const Tensor& q, const Tensor& k, const Tensor& v,
                                       const AttentionResult& forward, double scale);
 
-// --- random -----------------------------------------------------------------------------------------------------
+// --- random
+// -----------------------------------------------------------------------------------------------------
 /// A place in the counter-based random sequence. Equal places give equal numbers on every device.
 struct RandomKey {
   uint64_t seed = 0;
   uint64_t stream = 0;
 };
-/// Rows are the first axis: row r depends only on (key, first_row + r), not on how many rows are drawn together.
+/// Rows are the first axis: row r depends only on (key, first_row + r), not on how many rows are drawn
+/// together.
 Tensor random_normal(const Shape& shape, RandomKey key, uint64_t first_row = 0, TensorOptions options = {});
 Tensor random_uniform(const Shape& shape, RandomKey key, uint64_t first_row = 0, TensorOptions options = {});
 /// Zeroes each element with probability p in [0, 1) and scales the others by 1 / (1 - p).

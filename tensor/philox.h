@@ -1,7 +1,8 @@
 // Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter-based
-// generator. Number i of row r of a stream is a pure function of (seed, stream, r, i), so any backend with any
-// number of threads produces the same bits. Everything here uses only IEEE-exact operations (+ - * / sqrt) in
-// f32; it must be compiled without FP contraction, because a fused multiply-add would change the last bit.
+// generator. Number i of row r of a stream is a pure function of (seed, stream, r, i), so any backend with
+// any number of threads produces the same bits. Everything here uses only IEEE-exact operations (+ - * /
+// sqrt) in f32; it must be compiled without FP contraction, because a fused multiply-add would change the
+// last bit.
 #pragma once
 
 #include <cmath>
@@ -35,8 +36,8 @@ HALFSTEP_PHILOX_HD inline Block philox4x32_10(Block counter, uint32_t key0, uint
 
 /// The four words that serve elements 4*block ... 4*block+3 of a row. block and row use 32 bits each.
 HALFSTEP_PHILOX_HD inline Block words(uint64_t seed, uint64_t stream, uint64_t row, uint64_t block) {
-  const Block counter{{static_cast<uint32_t>(block), static_cast<uint32_t>(row), static_cast<uint32_t>(stream),
-                       static_cast<uint32_t>(stream >> 32)}};
+  const Block counter{{static_cast<uint32_t>(block), static_cast<uint32_t>(row),
+                       static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)}};
   return philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 

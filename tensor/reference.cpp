@@ -1,5 +1,5 @@
-// The reference backend: every entry of the table as the plainest loops that define it. It is the oracle that all
-// other backends are tested against, so it is written for reading; sums run in double.
+// The reference backend: every entry of the table as the plainest loops that define it. It is the oracle that
+// all other backends are tested against, so it is written for reading; sums run in double.
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -14,7 +14,8 @@
 namespace halfstep {
 namespace {
 
-// --- helpers ------------------------------------------------------------------------------------------------------
+// --- helpers
+// ------------------------------------------------------------------------------------------------------
 
 /// Calls f(T{}) with the C++ type of a floating dtype.
 template <class F>
@@ -39,7 +40,8 @@ T& at(const Array& a, int64_t n) {
   return a.as<T>()[a.contiguous() ? n : offset_of(a, n)];
 }
 
-// --- memory -------------------------------------------------------------------------------------------------------
+// --- memory
+// -------------------------------------------------------------------------------------------------------
 
 void* allocate(size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); }
 void release(void* memory, size_t) { std::free(memory); }
@@ -51,7 +53,8 @@ void download(void* host, const void* device, size_t bytes) {
 }
 void synchronize() {}
 
-// --- elementwise --------------------------------------------------------------------------------------------------
+// --- elementwise
+// --------------------------------------------------------------------------------------------------
 
 float from_bf16(uint16_t bits) {
   const uint32_t wide = uint32_t{bits} << 16;
@@ -72,12 +75,19 @@ uint16_t to_bf16(float value) {
 template <class F>
 void with_element(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f32: return f(float{}, [](float v) { return v; }, [](auto v) { return static_cast<float>(v); });
-    case DType::f64: return f(double{}, [](double v) { return v; }, [](auto v) { return static_cast<double>(v); });
-    case DType::i64: return f(int64_t{}, [](int64_t v) { return v; }, [](auto v) { return static_cast<int64_t>(v); });
+    case DType::f32:
+      return f(
+          float{}, [](float v) { return v; }, [](auto v) { return static_cast<float>(v); });
+    case DType::f64:
+      return f(
+          double{}, [](double v) { return v; }, [](auto v) { return static_cast<double>(v); });
+    case DType::i64:
+      return f(
+          int64_t{}, [](int64_t v) { return v; }, [](auto v) { return static_cast<int64_t>(v); });
     case DType::bf16:
-      return f(uint16_t{}, [](uint16_t v) { return from_bf16(v); },
-               [](auto v) { return to_bf16(static_cast<float>(v)); });
+      return f(
+          uint16_t{}, [](uint16_t v) { return from_bf16(v); },
+          [](auto v) { return to_bf16(static_cast<float>(v)); });
   }
 }
 
@@ -105,10 +115,14 @@ void with_derivative(UnaryArgs op, F&& f) {
       f([=](T x) { return formulas::derivative<decltype(n)::value>(formula, x, op.p0, op.p1); });
     };
     switch (op.derivative) {
-      case 0: return order(std::integral_constant<int, 0>{});
-      case 1: return order(std::integral_constant<int, 1>{});
-      case 2: return order(std::integral_constant<int, 2>{});
-      case 3: return order(std::integral_constant<int, 3>{});
+      case 0:
+        return order(std::integral_constant<int, 0>{});
+      case 1:
+        return order(std::integral_constant<int, 1>{});
+      case 2:
+        return order(std::integral_constant<int, 2>{});
+      case 3:
+        return order(std::integral_constant<int, 3>{});
     }
   });
 }
@@ -141,14 +155,17 @@ void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
   });
 }
 
-// --- reductions ---------------------------------------------------------------------------------------------------
+// --- reductions
+// ---------------------------------------------------------------------------------------------------
 
 void reduce(ReduceOp op, Array out, Array x) {
   // The axes of size 1 in `out` that are larger in `x` are walked by an inner loop over a window of x.
   Array kept = x, inner = x;
   for (int i = 0; i < x.shape.rank(); ++i) {
-    if (out.shape[i] != x.shape[i]) kept.shape[i] = 1;
-    else inner.shape[i] = 1;
+    if (out.shape[i] != x.shape[i])
+      kept.shape[i] = 1;
+    else
+      inner.shape[i] = 1;
   }
   with_float(x.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -157,17 +174,22 @@ void reduce(ReduceOp op, Array out, Array x) {
       double result = op == ReduceOp::sum ? 0 : -std::numeric_limits<double>::infinity();
       for (int64_t j = 0; j < numel(inner.shape); ++j) {
         const double value = base[offset_of(inner, j)];
-        if (op == ReduceOp::sum) result += value;
-        else if (value > result || value != value) result = value;
+        if (op == ReduceOp::sum)
+          result += value;
+        else if (value > result || value != value)
+          result = value;
         if (op == ReduceOp::max && result != result) break;  // NaN wins
       }
-      if (out.dtype == DType::f64) at<double>(out, i) = result;
-      else at<float>(out, i) = static_cast<float>(result);
+      if (out.dtype == DType::f64)
+        at<double>(out, i) = result;
+      else
+        at<float>(out, i) = static_cast<float>(result);
     }
   });
 }
 
-// --- matrix products and convolution ------------------------------------------------------------------------------
+// --- matrix products and convolution
+// ------------------------------------------------------------------------------
 
 void gemm(GemmArgs g) {
   with_float(g.c.dtype, [&](auto tag) {
@@ -198,8 +220,8 @@ void gemm(GemmArgs g) {
   });
 }
 
-/// Calls f(offset in x, offset in kernel, offset in y) for every product of the convolution, with channel 0 of x and
-/// of y; tap offsets outside the image are skipped.
+/// Calls f(offset in x, offset in kernel, offset in y) for every product of the convolution, with channel 0
+/// of x and of y; tap offsets outside the image are skipped.
 template <class F>
 void for_each_tap(const Conv2dArgs& c, F&& f) {
   const int64_t batch = c.x.shape[0], h = c.x.shape[1], w = c.x.shape[2], in = c.x.shape[3];
@@ -217,8 +239,8 @@ void for_each_tap(const Conv2dArgs& c, F&& f) {
           }
 }
 
-/// Runs one of the three convolution passes with double accumulators: product(x, kernel, y, accumulators) per tap
-/// and channel pair, accumulated into an array of `target`'s size.
+/// Runs one of the three convolution passes with double accumulators: product(x, kernel, y, accumulators) per
+/// tap and channel pair, accumulated into an array of `target`'s size.
 template <class T, class F>
 std::vector<double> accumulate_taps(const Conv2dArgs& c, const Array& target, F&& product) {
   std::vector<double> sums(static_cast<size_t>(numel(target.shape)), 0.0);
@@ -265,7 +287,8 @@ void conv2d_backward_kernel(Conv2dArgs c) {
   });
 }
 
-// --- softmax and attention ----------------------------------------------------------------------------------------
+// --- softmax and attention
+// ----------------------------------------------------------------------------------------
 
 void softmax(Array y, Array x) {
   with_float(x.dtype, [&](auto tag) {
@@ -342,7 +365,8 @@ void attention_backward(AttentionBackwardArgs args) {
     const int64_t keys = a.k.shape[1];
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t h = 0; h < heads; ++h) {
-        const HeadMatrix<T> q(a.q, b, h), k(a.k, b, h), v(a.v, b, h), out(a.out, b, h), d_out(args.d_out, b, h);
+        const HeadMatrix<T> q(a.q, b, h), k(a.k, b, h), v(a.v, b, h), out(a.out, b, h),
+            d_out(args.d_out, b, h);
         const HeadMatrix<T> dq(args.dq, b, h), dk(args.dk, b, h), dv(args.dv, b, h);
         std::vector<double> dq_sum(length * width), dk_sum(keys * width), dv_sum(keys * width);
         for (int64_t i = 0; i < length; ++i) {
@@ -375,7 +399,8 @@ void attention_backward(AttentionBackwardArgs args) {
   });
 }
 
-// --- group norm ---------------------------------------------------------------------------------------------------
+// --- group norm
+// ---------------------------------------------------------------------------------------------------
 
 /// Row b of gain or bias, which may have one row for all examples.
 template <class T>
@@ -398,12 +423,14 @@ void group_norm(GroupNormArgs n) {
           for (int64_t c = 0; c < width; ++c) sum += x[p * channels + c];
         const double count = static_cast<double>(pixels * width), mean = sum / count;
         for (int64_t p = 0; p < pixels; ++p)
-          for (int64_t c = 0; c < width; ++c) squares += (x[p * channels + c] - mean) * (x[p * channels + c] - mean);
+          for (int64_t c = 0; c < width; ++c)
+            squares += (x[p * channels + c] - mean) * (x[p * channels + c] - mean);
         const double rstd = 1 / std::sqrt(squares / count + n.eps);
         for (int64_t p = 0; p < pixels; ++p)
           for (int64_t c = 0; c < width; ++c) {
             const double u = (x[p * channels + c] - mean) * rstd * gain[c] + bias[c];
-            y[p * channels + c] = static_cast<T>(n.activation == Activation::silu ? u * formulas::sigmoid(u) : u);
+            y[p * channels + c] =
+                static_cast<T>(n.activation == Activation::silu ? u * formulas::sigmoid(u) : u);
           }
         n.mean.as<T>()[b * n.groups + g] = static_cast<T>(mean);
         n.rstd.as<T>()[b * n.groups + g] = static_cast<T>(rstd);
@@ -427,9 +454,8 @@ void group_norm_backward(GroupNormBackwardArgs args) {
         // dx = rstd (du gain - mean(du gain) - h mean(du gain h)), means over the group.
         const auto du = [&](int64_t p, int64_t c) {
           const double h = (x[p * channels + c] - mean) * rstd, u = h * gain[c] + bias[c];
-          const double slope = n.activation == Activation::silu
-                                   ? formulas::derivative<1>(formulas::Silu{}, u, 0, 0)
-                                   : 1.0;
+          const double slope =
+              n.activation == Activation::silu ? formulas::derivative<1>(formulas::Silu{}, u, 0, 0) : 1.0;
           return dy[p * channels + c] * slope;
         };
         double sum = 0, sum_h = 0;
@@ -455,7 +481,8 @@ void group_norm_backward(GroupNormBackwardArgs args) {
   });
 }
 
-// --- random -------------------------------------------------------------------------------------------------------
+// --- random
+// -------------------------------------------------------------------------------------------------------
 
 void random(RandomArgs r) {
   const int64_t rows = r.out.shape[0], n = r.out.shape[1];
@@ -465,10 +492,12 @@ void random(RandomArgs r) {
       for (int64_t block = 0; block * 4 < n; ++block) {
         const philox::Block words = philox::words(r.seed, r.stream, r.first_row + row, block);
         float values[4];
-        if (r.kind == RandomKind::normal) philox::normals(words, values);
+        if (r.kind == RandomKind::normal)
+          philox::normals(words, values);
         else
           for (int i = 0; i < 4; ++i) values[i] = philox::uniform(words.word[i]);
-        for (int64_t i = 0; i < 4 && block * 4 + i < n; ++i) r.out.as<T>()[row * n + block * 4 + i] = values[i];
+        for (int64_t i = 0; i < 4 && block * 4 + i < n; ++i)
+          r.out.as<T>()[row * n + block * 4 + i] = values[i];
       }
   });
 }
@@ -485,7 +514,8 @@ void dropout(DropoutArgs d) {
   });
 }
 
-// --- optimiser ----------------------------------------------------------------------------------------------------
+// --- optimiser
+// ----------------------------------------------------------------------------------------------------
 
 void optimizer_control(OptimizerControlArgs o) {
   double* control = o.control.as<double>();
@@ -501,7 +531,8 @@ void adam(AdamArgs a) {
   if (!std::isfinite(control[3])) return;
   with_float(a.param.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const double correction1 = 1 - std::pow(a.beta1, control[0]), correction2 = 1 - std::pow(a.beta2, control[0]);
+    const double correction1 = 1 - std::pow(a.beta1, control[0]),
+                 correction2 = 1 - std::pow(a.beta2, control[0]);
     for (int64_t i = 0; i < numel(a.param.shape); ++i) {
       T &p = a.param.as<T>()[i], &m = a.m.as<T>()[i], &v = a.v.as<T>()[i];
       const double g = control[2] * a.grad.as<T>()[i] + a.l2 * p;

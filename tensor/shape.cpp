@@ -36,9 +36,7 @@ void Dims::erase(int at) {
   values_[--rank_] = 0;
 }
 
-bool operator==(const Dims& a, const Dims& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end());
-}
+bool operator==(const Dims& a, const Dims& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
 
 int64_t numel(const Shape& shape) {
   int64_t n = 1;
@@ -74,16 +72,25 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, std::string_view where) {
     const int64_t da = i <= a.rank() ? a[a.rank() - i] : 1;
     const int64_t db = i <= b.rank() ? b[b.rank() - i] : 1;
     if (da != db && da != 1 && db != 1)
-      fail(where, "shapes do not broadcast: {} and {}; sizes must be equal or 1, aligned at the last axis", str(a),
-           str(b));
+      fail(where, "shapes do not broadcast: {} and {}; sizes must be equal or 1, aligned at the last axis",
+           str(a), str(b));
     out[out.rank() - i] = da == 1 ? db : da;
   }
   return out;
 }
 
+bool broadcasts_to(const Shape& from, const Shape& to) {
+  if (from.rank() > to.rank()) return false;
+  for (int i = 1; i <= from.rank(); ++i) {
+    const int64_t size = from[from.rank() - i];
+    if (size != 1 && size != to[to.rank() - i]) return false;
+  }
+  return true;
+}
+
 int normalize_axis(int axis, int rank, std::string_view where) {
-  require(axis >= -rank && axis < rank, where, "axis {} is outside {}..{} of a tensor with {} axes", axis, -rank,
-          rank - 1, rank);
+  require(axis >= -rank && axis < rank, where, "axis {} is outside {}..{} of a tensor with {} axes", axis,
+          -rank, rank - 1, rank);
   return axis < 0 ? axis + rank : axis;
 }
 

@@ -12,7 +12,8 @@ namespace halfstep {
 
 inline constexpr int kMaxRank = 8;
 
-/// Up to kMaxRank integers. As a Shape: sizes >= 0, outermost first. As Strides: steps in elements (not bytes).
+/// Up to kMaxRank integers. As a Shape: sizes >= 0, outermost first. As Strides: steps in elements (not
+/// bytes).
 class Dims {
  public:
   Dims() = default;
@@ -53,6 +54,8 @@ Strides contiguous_strides(const Shape& shape);
 bool is_contiguous(const Shape& shape, const Strides& strides);
 /// NumPy broadcasting: align at the last axis; sizes must be equal or 1. Throws Error(where).
 Shape broadcast_shapes(const Shape& a, const Shape& b, std::string_view where);
+/// Whether `from` broadcasts to exactly `to`.
+bool broadcasts_to(const Shape& from, const Shape& to);
 /// Maps a possibly negative axis (-1 is the last) to 0..rank-1. Throws Error(where).
 int normalize_axis(int axis, int rank, std::string_view where);
 

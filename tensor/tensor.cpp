@@ -12,8 +12,8 @@ Storage::~Storage() { device.allocator.release(data, bytes); }
 Tensor Tensor::empty(const Shape& shape, TensorOptions options) {
   for (int64_t d : shape) require(d >= 0, "empty", "sizes must not be negative, got {}", str(shape));
   Tensor t;
-  t.storage_ = std::make_shared<Storage>(*options.device,
-                                         static_cast<size_t>(halfstep::numel(shape)) * size_of(options.dtype));
+  t.storage_ = std::make_shared<Storage>(
+      *options.device, static_cast<size_t>(halfstep::numel(shape)) * size_of(options.dtype));
   t.shape_ = shape;
   t.strides_ = contiguous_strides(shape);
   t.dtype_ = options.dtype;
@@ -47,7 +47,8 @@ Device& Tensor::device() const {
 
 Array Tensor::array() const {
   require(defined(), "tensor", "expected a tensor, got an undefined one (default-constructed)");
-  return {static_cast<char*>(storage_->data) + static_cast<size_t>(offset_) * size_of(dtype_), dtype_, shape_, strides_};
+  return {static_cast<char*>(storage_->data) + static_cast<size_t>(offset_) * size_of(dtype_), dtype_, shape_,
+          strides_};
 }
 
 Tensor Tensor::view(const Shape& shape, const Strides& strides, int64_t offset) const {
@@ -62,15 +63,16 @@ Tensor Tensor::slice(int axis, int64_t begin, int64_t end) const {
   const int a = normalize_axis(axis, rank(), "slice");
   const int64_t n = shape_[a];
   const int64_t b = begin < 0 ? begin + n : begin, e = end < 0 ? end + n : end;
-  require(b >= 0 && b <= e && e <= n, "slice", "range {}..{} is outside axis {} of {}", begin, end, axis, str(shape_));
+  require(b >= 0 && b <= e && e <= n, "slice", "range {}..{} is outside axis {} of {}", begin, end, axis,
+          str(shape_));
   Shape shape = shape_;
   shape[a] = e - b;
   return view(shape, strides_, offset_ + b * strides_[a]);
 }
 
 Tensor Tensor::permute(const std::vector<int>& order) const {
-  require(static_cast<int>(order.size()) == rank(), "permute", "expected {} axes for {}, got {}", rank(), str(shape_),
-          order.size());
+  require(static_cast<int>(order.size()) == rank(), "permute", "expected {} axes for {}, got {}", rank(),
+          str(shape_), order.size());
   Shape shape = shape_;
   Strides strides = strides_;
   std::vector<bool> seen(order.size());
@@ -95,15 +97,12 @@ Tensor Tensor::transpose(int axis_a, int axis_b) const {
 
 Tensor Tensor::expand(const Shape& shape) const {
   if (shape == shape_) return *this;
-  bool fits = shape.rank() >= rank();
+  require(broadcasts_to(shape_, shape), "expand",
+          "{} does not broadcast to {}; sizes must be equal or 1, aligned at the last axis", str(shape_),
+          str(shape));
   Strides strides = Dims::filled(shape.rank(), 0);
-  for (int i = 1; fits && i <= rank(); ++i) {
-    const int64_t have = shape_[rank() - i], want = shape[shape.rank() - i];
-    fits = have == want || have == 1;
-    if (have != 1) strides[shape.rank() - i] = strides_[rank() - i];
-  }
-  require(fits, "expand", "{} does not broadcast to {}; sizes must be equal or 1, aligned at the last axis",
-          str(shape_), str(shape));
+  for (int i = 1; i <= rank(); ++i)
+    if (shape_[rank() - i] != 1) strides[shape.rank() - i] = strides_[rank() - i];
   return view(shape, strides, offset_);
 }
 
@@ -127,32 +126,35 @@ Tensor Tensor::squeeze(int axis) const {
 }
 
 namespace {
-/// Strides that make `to` a view of (from, strides), if there are any: every group of old axes that merges into, or
-/// splits from, a group of new axes must be contiguous in itself.
+/// Strides that make `to` a view of (from, strides), if there are any: every group of old axes that merges
+/// into, or splits from, a group of new axes must be contiguous in itself. Both have the same number of
+/// elements, not 0.
 bool view_strides(const Shape& from, const Strides& strides, const Shape& to, Strides& result) {
+  Shape sizes;  // of the old axes; those of size 1 say nothing about memory
+  Strides steps;
+  for (int i = 0; i < from.rank(); ++i)
+    if (from[i] != 1) {
+      sizes.push_back(from[i]);
+      steps.push_back(strides[i]);
+    }
   result = Dims::filled(to.rank(), 1);
   int i = 0, j = 0;
   while (j < to.rank()) {
-    if (i < from.rank() && from[i] == 1 && to[j] != 1) {
-      ++i;
-      continue;
-    }
     if (to[j] == 1) {
       ++j;
       continue;
     }
-    int64_t old_size = from[i], new_size = to[j];
+    int64_t old_size = sizes[i], new_size = to[j];
     int i_end = i + 1, j_end = j + 1;
     while (old_size != new_size) {
-      if (old_size < new_size) {
-        if (from[i_end] != 1 && strides[i_end - 1] != from[i_end] * strides[i_end]) return false;
-        if (from[i_end] == 1) return false;  // rare; a copy is simpler than tracking it
-        old_size *= from[i_end++];
-      } else {
+      if (old_size > new_size) {
         new_size *= to[j_end++];
+        continue;
       }
+      if (steps[i_end - 1] != sizes[i_end] * steps[i_end]) return false;
+      old_size *= sizes[i_end++];
     }
-    int64_t step = strides[i_end - 1];
+    int64_t step = steps[i_end - 1];
     for (int k = j_end - 1; k >= j; --k) {
       result[k] = step;
       step *= to[k];
@@ -177,12 +179,14 @@ Tensor Tensor::reshape(const Shape& requested) const {
     }
   }
   if (unknown >= 0 && known > 0) shape[unknown] = numel() / known;
-  require(halfstep::numel(shape) == numel() && std::all_of(shape.begin(), shape.end(), [](int64_t d) { return d >= 0; }),
+  require(halfstep::numel(shape) == numel() &&
+              std::all_of(shape.begin(), shape.end(), [](int64_t d) { return d >= 0; }),
           "reshape", "{} has {} elements and does not fit {}", str(shape_), numel(), str(requested));
   if (numel() == 0) return view(shape, contiguous_strides(shape), offset_);
   Strides strides;
   if (view_strides(shape_, strides_, shape, strides)) return view(shape, strides, offset_);
-  return clone().reshape(shape);
+  const Tensor copy = clone();
+  return copy.view(shape, contiguous_strides(shape), copy.offset_);
 }
 
 Tensor Tensor::clone() const {
@@ -217,8 +221,9 @@ void Tensor::fill_(double value) const {
 }
 
 void Tensor::copy_(const Tensor& source) const {
-  require(&source.device() == &device(), "copy_", "expected a tensor on '{}', got one on '{}'; use to(device)",
-          device().name(), source.device().name());
+  require(&source.device() == &device(), "copy_",
+          "expected a tensor on '{}', got one on '{}'; use to(device)", device().name(),
+          source.device().name());
   device().backend.copy(array(), source.expand(shape_).array());
   bump_version();
 }

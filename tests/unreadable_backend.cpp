@@ -1,0 +1,118 @@
+#include "tests/unreadable_backend.h"
+
+#include <sys/mman.h>
+
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "tensor/error.h"
+
+namespace halfstep {
+namespace {
+
+struct Machine {
+  std::map<void*, size_t> blocks;  ///< page-aligned, protected
+  std::vector<std::function<void()>> queue;
+  int64_t downloads = 0;
+
+  void protect(int access) {
+    for (auto [memory, bytes] : blocks)
+      require(mprotect(memory, bytes, access) == 0, "unreadable", "mprotect failed");
+  }
+  void drain() {
+    if (queue.empty()) return;
+    protect(PROT_READ | PROT_WRITE);
+    for (auto& call : queue) call();
+    queue.clear();
+    protect(PROT_NONE);
+  }
+};
+
+Machine& machine() {
+  static Machine& m = *new Machine;
+  return m;
+}
+
+size_t whole_pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+
+void* allocate(size_t bytes) {
+  void* memory = mmap(nullptr, whole_pages(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  machine().blocks[memory] = whole_pages(bytes);
+  return memory;
+}
+
+void release(void* memory, size_t bytes) {
+  machine().drain();
+  machine().blocks.erase(memory);
+  munmap(memory, whole_pages(bytes));
+}
+
+void upload(void* device, const void* host, size_t bytes) {
+  machine().drain();
+  machine().protect(PROT_READ | PROT_WRITE);
+  reference_backend().upload(device, host, bytes);
+  machine().protect(PROT_NONE);
+}
+
+void download(void* host, const void* device, size_t bytes) {
+  ++machine().downloads;
+  machine().drain();
+  machine().protect(PROT_READ | PROT_WRITE);
+  reference_backend().download(host, device, bytes);
+  machine().protect(PROT_NONE);
+}
+
+/// Wraps any entry of the table: the call is queued with copies of its arguments, which are plain values.
+template <auto Entry>
+struct Queued;
+template <class... Args, void (*Backend::*Entry)(Args...)>
+struct Queued<Entry> {
+  static void call(Args... args) {
+    machine().queue.push_back([=] { (reference_backend().*Entry)(args...); });
+  }
+};
+
+Backend make_backend() {
+  Backend b{};
+  b.name = "unreadable";
+  b.allocate = allocate;
+  b.release = release;
+  b.upload = upload;
+  b.download = download;
+  b.synchronize = [] { machine().drain(); };
+  b.fill = Queued<&Backend::fill>::call;
+  b.copy = Queued<&Backend::copy>::call;
+  b.unary = Queued<&Backend::unary>::call;
+  b.unary_chain = Queued<&Backend::unary_chain>::call;
+  b.binary = Queued<&Backend::binary>::call;
+  b.reduce = Queued<&Backend::reduce>::call;
+  b.gemm = Queued<&Backend::gemm>::call;
+  b.conv2d_forward = Queued<&Backend::conv2d_forward>::call;
+  b.conv2d_backward_data = Queued<&Backend::conv2d_backward_data>::call;
+  b.conv2d_backward_kernel = Queued<&Backend::conv2d_backward_kernel>::call;
+  b.softmax = Queued<&Backend::softmax>::call;
+  b.softmax_backward = Queued<&Backend::softmax_backward>::call;
+  b.attention = Queued<&Backend::attention>::call;
+  b.attention_backward = Queued<&Backend::attention_backward>::call;
+  b.group_norm = Queued<&Backend::group_norm>::call;
+  b.group_norm_backward = Queued<&Backend::group_norm_backward>::call;
+  b.random = Queued<&Backend::random>::call;
+  b.dropout = Queued<&Backend::dropout>::call;
+  b.optimizer_control = Queued<&Backend::optimizer_control>::call;
+  b.adam = Queued<&Backend::adam>::call;
+  return b;
+}
+
+}  // namespace
+
+Device& unreadable_device() {
+  static const Backend& backend = *new Backend(make_backend());
+  static Device& device = *new Device(backend);
+  return device;
+}
+
+int64_t unreadable_downloads() { return machine().downloads; }
+
+}  // namespace halfstep

@@ -1,0 +1,16 @@
+// A test-only device that behaves like a GPU where the host could cheat: its memory cannot be read by the
+// host (PROT_NONE outside its own calls), and its calls are queued and run later, in order. A pointer to host
+// memory, a peek at device data or an argument struct that refers to something temporary crashes the test.
+#pragma once
+
+#include "tensor/device.h"
+
+namespace halfstep {
+
+/// The kernels are those of the reference backend. Calls run at download, upload or synchronize.
+Device& unreadable_device();
+
+/// Downloads since the process started: to prove that a training step reads nothing back.
+int64_t unreadable_downloads();
+
+}  // namespace halfstep
