@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "tensor/error.h"
 #include "tensor/safetensors.h"
 
 namespace halfstep::test {

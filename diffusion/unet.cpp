@@ -1,0 +1,175 @@
+#include "diffusion/unet.h"
+
+#include "tensor/error.h"
+
+namespace halfstep {
+namespace {
+
+const UNetConfig& validated(const UNetConfig& config) {
+  config.validate();
+  return config;
+}
+
+Variable resized(const Variable& x, Resample resample) {
+  switch (resample) {
+    case Resample::down:
+      return average_pool(x);
+    case Resample::up:
+      return upsample_nearest(x);
+    case Resample::none:
+      break;
+  }
+  return x;
+}
+
+Resampler make_resampler(const UNetConfig& config, int64_t width, Resample resample) {
+  if (config.resblock_resample) return ResnetBlock(config, width, width, resample);
+  return Conv2d(width, width, resample == Resample::down ? 2 : 1);
+}
+
+Variable apply(const Resampler& resampler, Resample resample, const Variable& x,
+               const Variable& activated_emb, ForwardContext& context) {
+  if (const auto* block = std::get_if<ResnetBlock>(&resampler)) return (*block)(x, activated_emb, context);
+  // Down: the convolution strides. Up: it smooths the enlarged image.
+  return std::get<Conv2d>(resampler)(resample == Resample::up ? upsample_nearest(x) : x);
+}
+
+/// Block `i` of a level and the attention behind it.
+Variable apply(const Level& level, size_t i, const Variable& x, const Variable& activated_emb,
+               ForwardContext& context) {
+  const Variable h = level.blocks[i](x, activated_emb, context);
+  return level.attentions.empty() ? h : level.attentions[i](h);
+}
+
+/// Rows of the identity matrix: [B, classes].
+Tensor one_hot(const Tensor& label, int64_t classes, TensorOptions options) {
+  const std::vector<int64_t> indices = label.to_vector<int64_t>();
+  std::vector<double> rows(indices.size() * static_cast<size_t>(classes));
+  for (size_t b = 0; b < indices.size(); ++b) {
+    require(indices[b] >= 0 && indices[b] < classes, "UNet", "expected labels 0 to {}, got {}", classes - 1,
+            indices[b]);
+    rows[b * static_cast<size_t>(classes) + static_cast<size_t>(indices[b])] = 1;
+  }
+  return Tensor::from(rows, {label.numel(), classes}, options);
+}
+
+}  // namespace
+
+ResnetBlock::ResnetBlock(const UNetConfig& config, int64_t in, int64_t out, Resample resample_)
+    : norm1(in, config.groups, config.norm_eps),
+      conv1(in, out),
+      temb_proj(config.emb_width(), 2 * out),
+      norm2(out, config.groups, config.norm_eps),
+      conv2(out, out, 1, init::zeros()),
+      resample(resample_),
+      dropout_rate(config.dropout) {
+  if (in != out) nin_shortcut.emplace(in, out);
+}
+
+Variable ResnetBlock::operator()(const Variable& x, const Variable& activated_emb,
+                                 ForwardContext& context) const {
+  const Variable film = temb_proj(activated_emb);
+  const int64_t out = film.size(1) / 2;
+  const Variable scale = slice(film, 1, 0, out), shift = slice(film, 1, out, 2 * out);
+
+  Variable h = conv1(resized(norm1(x, Activation::silu), resample));
+  h = norm2(h, scale, shift, Activation::silu);
+  h = conv2(dropout(h, dropout_rate, context));
+  const Variable shortcut = resized(x, resample);
+  return (nin_shortcut ? (*nin_shortcut)(shortcut) : shortcut) + h;
+}
+
+UNet::UNet(const UNetConfig& config_, uint64_t seed, TensorOptions options)
+    : config(validated(config_)),
+      dense0(config.channels, config.emb_width()),
+      dense1(config.emb_width(), config.emb_width()),
+      conv_in(config.in_channels * config.space_to_depth * config.space_to_depth, config.channels),
+      mid([&] {
+        const int64_t width = config.channels * config.channel_multipliers.back();
+        return Middle{.block_1 = {config, width, width},
+                      .attn_1 = {width, config.heads_for(width), config.groups, config.norm_eps},
+                      .block_2 = {config, width, width}};
+      }()),
+      norm_out(config.channels * config.channel_multipliers.front(), config.groups, config.norm_eps),
+      conv_out(config.channels * config.channel_multipliers.front(),
+               config.out_channels * config.space_to_depth * config.space_to_depth, 1, init::zeros()) {
+  if (config.conditional()) class_emb.emplace(config.num_classes, config.emb_width());
+
+  const size_t levels = config.channel_multipliers.size();
+  const auto add_block = [&](Level& level, size_t i, int64_t in) {
+    const int64_t out = config.channels * config.channel_multipliers[i];
+    level.blocks.emplace_back(config, in, out);
+    if (config.attends_at(config.height / config.space_to_depth >> i))
+      level.attentions.emplace_back(out, config.heads_for(out), config.groups, config.norm_eps);
+    return out;
+  };
+
+  // Widths of everything that the way down leaves for the way up, in the order of forward().
+  int64_t width = config.channels;
+  std::vector<int64_t> skips = {width};
+  down.resize(levels);
+  for (size_t i = 0; i < levels; ++i) {
+    for (int64_t j = 0; j < config.num_res_blocks; ++j) skips.push_back(width = add_block(down[i], i, width));
+    if (i + 1 == levels) continue;
+    down[i].downsample = make_resampler(config, width, Resample::down);
+    skips.push_back(width);
+  }
+  up.resize(levels);
+  for (size_t i = levels; i-- > 0;) {
+    for (int64_t j = 0; j <= config.num_res_blocks; ++j) {
+      width = add_block(up[i], i, width + skips.back());
+      skips.pop_back();
+    }
+    if (i > 0) up[i].upsample = make_resampler(config, width, Resample::up);
+  }
+  init_parameters(*this, seed, options);
+}
+
+Variable UNet::conditioning(const std::vector<double>& logsnr, const Tensor& label) const {
+  const TensorOptions options = dense0.kernel.options();
+  const Variable sinusoids{logsnr_embedding(config, logsnr, options)};
+  const Variable emb = dense1(silu(dense0(sinusoids)));
+  if (!class_emb) {
+    require(!label.defined(), "UNet", "got labels, but the network is unconditional (num_classes {})",
+            config.num_classes);
+    return emb;
+  }
+  require(label.defined() && label.dtype() == DType::i64 &&
+              label.shape() == Shape{static_cast<int64_t>(logsnr.size())},
+          "UNet", "a network with {} classes expects an i64 label for each of the {} images, got {}",
+          config.num_classes, logsnr.size(), label.defined() ? str(label.shape()) : "none");
+  return emb + (*class_emb)(Variable{one_hot(label, config.num_classes, options)});
+}
+
+Variable UNet::operator()(const Variable& z, const std::vector<double>& logsnr, const Tensor& label,
+                          ForwardContext& context) const {
+  const Shape expected = {static_cast<int64_t>(logsnr.size()), config.height, config.width,
+                          config.in_channels};
+  require(z.shape() == expected, "UNet", "expected images {} ({} log-SNRs), got {}", str(expected),
+          logsnr.size(), str(z.shape()));
+  const int factor = static_cast<int>(config.space_to_depth);
+  // Every residual block starts with silu(conditioning): computed once.
+  const Variable emb = silu(conditioning(logsnr, label));
+
+  Variable h = conv_in(factor > 1 ? space_to_depth(z, factor) : z);
+  std::vector<Variable> skips = {h};
+  for (const Level& level : down) {
+    for (size_t j = 0; j < level.blocks.size(); ++j) skips.push_back(h = apply(level, j, h, emb, context));
+    if (level.downsample) skips.push_back(h = apply(*level.downsample, Resample::down, h, emb, context));
+  }
+
+  h = mid.block_2(mid.attn_1(mid.block_1(h, emb, context)), emb, context);
+
+  for (auto level = up.rbegin(); level != up.rend(); ++level) {
+    for (size_t j = 0; j < level->blocks.size(); ++j) {
+      h = apply(*level, j, concat({h, skips.back()}, -1), emb, context);
+      skips.pop_back();
+    }
+    if (level->upsample) h = apply(*level->upsample, Resample::up, h, emb, context);
+  }
+
+  h = conv_out(norm_out(h, Activation::silu));
+  return factor > 1 ? depth_to_space(h, factor) : h;
+}
+
+}  // namespace halfstep

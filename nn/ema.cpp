@@ -1,0 +1,59 @@
+#include "nn/ema.h"
+
+#include <algorithm>
+
+#include "tensor/error.h"
+#include "tensor/ops.h"
+
+namespace halfstep {
+
+EmaWarmup ema_warmup_by_name(std::string_view name) {
+  for (const EmaWarmup warmup : {EmaWarmup::none, EmaWarmup::ramp})
+    if (name == name_of(warmup)) return warmup;
+  fail("ema_warmup", "expected none or ramp, got {}", name);
+}
+
+std::string_view name_of(EmaWarmup warmup) { return warmup == EmaWarmup::none ? "none" : "ramp"; }
+
+Ema::Ema(Parameters parameters, double decay, EmaWarmup warmup)
+    : parameters_(std::move(parameters)), decay_(decay), warmup_(warmup) {
+  require(decay >= 0 && decay < 1, "Ema", "expected a decay in [0, 1), got {}", decay);
+  for (const auto& [name, p] : parameters_) averages_.push_back({name, Variable(p.value().clone())});
+}
+
+double Ema::decay_of(int64_t k) const {
+  if (warmup_ == EmaWarmup::none) return k == 0 ? 0 : decay_;
+  return std::min(decay_, static_cast<double>(1 + k) / static_cast<double>(10 + k));
+}
+
+void Ema::update() {
+  const double decay = decay_of(updates_++);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Tensor &average = averages_[i].variable.value(), &value = parameters_[i].variable.value();
+    if (decay == 0)
+      average.copy_(value);  // exactly; average + (value - average) would round
+    else
+      binary_(BinaryOp::lerp, average, value, 1 - decay);
+  }
+}
+
+TensorMap Ema::weights() const {
+  TensorMap weights;
+  for (const auto& [name, average] : averages_) weights.emplace(name, average.value());
+  return weights;
+}
+
+TensorMap Ema::state() const {
+  TensorMap state = {
+      {"ema.updates", Tensor::from(std::vector<int64_t>{updates_}, {}, {.dtype = DType::i64})}};
+  for (const auto& [name, average] : averages_) state.emplace("ema." + name, average.value());
+  return state;
+}
+
+void Ema::load_state(const TensorMap& saved) {
+  const TensorMap own = state();
+  detail::copy_state("Ema", saved, own, "ema.");
+  updates_ = own.at("ema.updates").to_vector<int64_t>()[0];
+}
+
+}  // namespace halfstep

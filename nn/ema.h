@@ -1,0 +1,53 @@
+// Exponential moving average of parameters.
+#pragma once
+
+#include <string_view>
+
+#include "nn/module.h"
+
+namespace halfstep {
+
+/// How the average forgets where it started.
+enum class EmaWarmup {
+  none,  ///< the first update copies the parameters, later ones use the full decay (the official code)
+  ramp,  ///< update k = 0, 1, ... uses min(decay, (1 + k) / (10 + k)) (TensorFlow)
+};
+/// "none", "ramp"; throws Error for another name.
+EmaWarmup ema_warmup_by_name(std::string_view name);
+std::string_view name_of(EmaWarmup warmup);
+
+/// average = d * average + (1 - d) * parameter, after each optimiser step. Parameters only: everything else
+/// that a module holds is not averaged.
+class Ema {
+ public:
+  /// Starts as a copy of `parameters`. decay in [0, 1).
+  Ema(Parameters parameters, double decay, EmaWarmup warmup);
+
+  /// Takes the present values of the parameters in.
+  void update();
+  int64_t updates() const { return updates_; }
+  /// The decay that update number `k` (0 is the first) uses.
+  double decay_of(int64_t k) const;
+
+  /// The averages by parameter name (shared memory): what a model file holds.
+  TensorMap weights() const;
+  /// Writes the averages into a module of the same kind, in place.
+  template <Module M>
+  void copy_to(const M& module) const {
+    detail::copy_parameters(averages_, parameters(module));
+  }
+
+  /// The averages as `ema.NAME` and the counter `ema.updates` (i64 scalar); shared memory.
+  TensorMap state() const;
+  /// Copies a state() back, to the bit; names that do not start with "ema." are ignored. Throws Error.
+  void load_state(const TensorMap& state);
+
+ private:
+  Parameters parameters_;  ///< the module's
+  Parameters averages_;
+  double decay_;
+  EmaWarmup warmup_;
+  int64_t updates_ = 0;
+};
+
+}  // namespace halfstep

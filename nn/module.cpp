@@ -1,0 +1,76 @@
+#include "nn/module.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "tensor/error.h"
+
+namespace halfstep::detail {
+namespace {
+
+/// Levenshtein distance: the smallest number of inserted, deleted or replaced characters.
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] != b[j]);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+/// "what: a, b, c and 12 more"; empty for no items.
+std::string listing(std::string_view what, const std::vector<std::string>& items) {
+  constexpr size_t kShown = 6;
+  if (items.empty()) return "";
+  std::string text;
+  for (size_t i = 0; i < std::min(items.size(), kShown); ++i) text += (i ? ", " : "") + items[i];
+  if (items.size() > kShown) text += fmt::format(" and {} more", items.size() - kShown);
+  return fmt::format("; {}: {}", what, text);
+}
+
+}  // namespace
+
+void copy_state(std::string_view where, const TensorMap& from, const TensorMap& to, std::string_view prefix) {
+  std::vector<std::string> missing, unexpected, mismatched;
+  for (const auto& [name, expected] : to) {
+    const auto found = from.find(name);
+    if (found == from.end())
+      missing.push_back(name);
+    else if (found->second.numel() != expected.numel())
+      mismatched.push_back(
+          fmt::format("{} (expected {}, got {})", name, str(expected.shape()), str(found->second.shape())));
+  }
+  for (const auto& [name, tensor] : from) {
+    if (to.contains(name) || !name.starts_with(prefix)) continue;
+    // Near means near to a name that nothing was given for: that is the likely spelling mistake.
+    const auto nearest = std::min_element(missing.begin(), missing.end(), [&](const auto& a, const auto& b) {
+      return edit_distance(name, a) < edit_distance(name, b);
+    });
+    unexpected.push_back(nearest == missing.end() ? name : fmt::format("{} (nearest: {})", name, *nearest));
+  }
+  if (!missing.empty() || !unexpected.empty() || !mismatched.empty())
+    fail(where, "expected exactly {} tensors{}{}{}; was the state saved with another configuration?",
+         to.size(), listing("missing", missing), listing("unexpected", unexpected),
+         listing("wrong size", mismatched));
+
+  for (const auto& [name, target] : to)
+    target.copy_(from.at(name).to(target.device()).reshape(target.shape()));
+}
+
+void copy_parameters(const Parameters& from, const Parameters& to) {
+  require(from.size() == to.size(), "copy_parameters", "expected equal modules, got {} and {} parameters",
+          from.size(), to.size());
+  for (size_t i = 0; i < from.size(); ++i)
+    require(from[i].name == to[i].name && from[i].variable.shape() == to[i].variable.shape(),
+            "copy_parameters", "expected equal modules, got {} {} and {} {}", from[i].name,
+            str(from[i].variable.shape()), to[i].name, str(to[i].variable.shape()));
+  for (size_t i = 0; i < from.size(); ++i) to[i].variable.value().copy_(from[i].variable.value());
+}
+
+}  // namespace halfstep::detail

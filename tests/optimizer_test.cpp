@@ -1,0 +1,373 @@
+// nn/optimizer.h and nn/ema.h
+#include "nn/optimizer.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "nn/ema.h"
+#include "nn/layers.h"
+#include "tensor/error.h"
+#include "tests/golden_case.h"
+
+using namespace halfstep;
+using halfstep::test::GoldenCase;
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// The three small tensors of the PyTorch cases: run their twenty gradients through Adam and compare every
+/// step.
+struct TorchRun {
+  GoldenCase golden;
+  DType dtype;
+  Parameters parameters;
+
+  TorchRun(const std::string& name, DType dtype_) : golden("torch/optim/" + name), dtype(dtype_) {
+    for (const std::string p : {"w", "b", "k"}) parameters.push_back({p, Variable(row("param0." + p), true)});
+  }
+
+  Tensor row(const std::string& name, int64_t step = -1) const {
+    const Tensor all = golden.tensor(name, dtype);
+    return step < 0 ? all : all.slice(0, step, step + 1).squeeze(0);
+  }
+  double learning_rate(int64_t step) const { return golden.values("lr.f64")[static_cast<size_t>(step)]; }
+  int64_t steps() const { return static_cast<int64_t>(golden.values("lr.f64").size()); }
+  double tolerance() const {
+    return golden.facts.at("tolerance").at(dtype == DType::f64 ? "f64_abs" : "f32_abs").get<double>();
+  }
+  void set_gradients(int64_t step) {
+    for (auto& [name, p] : parameters) p.set_grad(Variable(row("grads." + name, step)));
+  }
+  /// Largest |actual - expected.f64[step]| over all elements.
+  double error(const std::string& kind, int64_t step, const TensorMap& actual) const {
+    double worst = 0;
+    for (const auto& [name, p] : parameters) {
+      const auto expected =
+          golden.content.at(kind + "." + name + ".f64").slice(0, step, step + 1).to_vector<double>();
+      const auto got = actual.at(name).to_vector<double>();
+      for (size_t i = 0; i < got.size(); ++i) {
+        const double difference = std::abs(got[i] - expected[i]);
+        worst = std::isnan(difference) ? kInfinity : std::max(worst, difference);
+      }
+    }
+    return worst;
+  }
+  TensorMap values() const {
+    TensorMap result;
+    for (const auto& [name, p] : parameters) result.emplace(name, p.value());
+    return result;
+  }
+};
+
+void check_run(const std::string& name, AdamConfig config) {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    INFO(name, " ", name_of(dtype));
+    TorchRun run(name, dtype);
+    Adam adam(run.parameters, config);
+    for (int64_t step = 0; step < run.steps(); ++step) {
+      run.set_gradients(step);
+      adam.step(run.learning_rate(step));
+      CHECK(run.error("param", step, run.values()) <= run.tolerance());
+    }
+    CHECK(adam.stats().applied == run.steps());
+    CHECK(adam.stats().skipped == 0);
+  }
+}
+
+Variable leaf(const std::vector<double>& values, DType dtype = DType::f64) {
+  return Variable(Tensor::from(values, {static_cast<int64_t>(values.size())}, {.dtype = dtype}), true);
+}
+std::vector<double> values(const Variable& v) { return v.value().to_vector<double>(); }
+void set_grad(Variable v, const std::vector<double>& gradient) {
+  v.set_grad(Variable(Tensor::from(gradient, v.shape(), v.options())));
+}
+
+}  // namespace
+
+TEST_CASE("Adam: PyTorch's numbers (golden)") {
+  check_run("adam_default", {});
+  check_run("adam_wd0.001", {.l2 = 0.001});
+  check_run("adamw_wd0.001", {.weight_decay = 0.001});
+  check_run("adamw_warmup_anneal_diffusers", {.weight_decay = 0.001});  // its first learning rate is 0
+}
+
+TEST_CASE("Adam: clipping and averaging against PyTorch (golden)") {
+  // PyTorch scales by max_norm / (norm + 1e-6), the official diffusion code by max_norm / norm. A gradient
+  // changed by a factor 1 + d changes each update by at most about (1 - b1) / sqrt((1 - b2)(1 - b1^2 / b2))
+  // = 7.3 times lr * 2 d, and an average never by more than the parameters.
+  struct Case {
+    const char* name;
+    AdamConfig config;
+    double largest_rate;
+  };
+  for (const auto& [name, config, largest_rate] :
+       {Case{"adam_clip1_ema", {.max_grad_norm = 1}, 0.01},
+        Case{"adamw_clip_warmup_anneal_torch", {.weight_decay = 0.001, .max_grad_norm = 0.5}, 0.01}}) {
+    INFO(name);
+    TorchRun run(name, DType::f64);
+    Adam adam(run.parameters, config);
+    // PyTorch's average has the full decay from the start: ours after its first update, the copy of the first
+    // values.
+    Ema ema(run.parameters, 0.999, EmaWarmup::none);
+    ema.update();
+    const auto norms = run.golden.values("grad_norm_before_clip.f64");
+    for (int64_t step = 0; step < run.steps(); ++step) {
+      run.set_gradients(step);
+      adam.step(run.learning_rate(step));
+      ema.update();
+      const double bound =
+          static_cast<double>(step + 1) * largest_rate * 7.3 * 2 * 1e-6 / config.max_grad_norm;
+      CHECK(run.error("param", step, run.values()) <= bound);
+      CHECK(run.error("ema", step, ema.weights()) <= bound);
+      const double norm = norms[static_cast<size_t>(step)];
+      CHECK(std::abs(adam.stats().last_norm - norm) <= 1e-12 * norm);
+    }
+  }
+}
+
+TEST_CASE("Adam: clipping, decay, l2 and bias correction in double loops") {
+  // The formulas of the official training step, written out once more.
+  const AdamConfig config{
+      .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-3, .weight_decay = 0.5, .l2 = 0.1, .max_grad_norm = 1};
+  std::vector<std::vector<double>> p = {{0.5, -1.5, 2}, {3}}, m = {{0, 0, 0}, {0}}, v = m;
+  Variable a = leaf(p[0]), b = leaf(p[1]);
+  Adam adam({{"a", a}, {"b", b}}, config);
+  for (int step = 0; step < 5; ++step) {
+    // Norms below and above the limit.
+    const double size = step % 2 ? 0.1 : 4;
+    const std::vector<std::vector<double>> g = {{size, -2 * size, 0.3}, {size * step}};
+    set_grad(a, g[0]);
+    set_grad(b, g[1]);
+    const double lr = 0.1 / (1 + step);
+    adam.step(lr);
+
+    double squares = 0;
+    for (const auto& part : g)
+      for (const double x : part) squares += x * x;
+    const double scale = std::min(1.0, 1 / std::sqrt(squares));
+    for (size_t i = 0; i < p.size(); ++i)
+      for (size_t j = 0; j < p[i].size(); ++j) {
+        const double gradient = scale * g[i][j] + config.l2 * p[i][j];
+        m[i][j] = config.beta1 * m[i][j] + (1 - config.beta1) * gradient;
+        v[i][j] = config.beta2 * v[i][j] + (1 - config.beta2) * gradient * gradient;
+        const double m_hat = m[i][j] / (1 - std::pow(config.beta1, step + 1));
+        const double v_hat = v[i][j] / (1 - std::pow(config.beta2, step + 1));
+        p[i][j] += -lr * m_hat / (std::sqrt(v_hat) + config.eps) - lr * config.weight_decay * p[i][j];
+      }
+    for (size_t j = 0; j < 3; ++j) CHECK(std::abs(values(a)[j] - p[0][j]) <= 1e-13);
+    CHECK(std::abs(values(b)[0] - p[1][0]) <= 1e-13);
+    CHECK(std::abs(adam.stats().last_norm - std::sqrt(squares)) <= 1e-13);
+  }
+}
+
+TEST_CASE("Adam: an update with a gradient that is not finite is left out and counted") {
+  for (const double bad : {double{NAN}, kInfinity, -kInfinity}) {
+    Variable a = leaf({1, 2}, DType::f32), b = leaf({3}, DType::f32);
+    Variable a2 = leaf({1, 2}, DType::f32), b2 = leaf({3}, DType::f32);
+    Adam adam({{"a", a}, {"b", b}}, {.weight_decay = 0.1}),
+        never_met({{"a", a2}, {"b", b2}}, {.weight_decay = 0.1});
+    for (int step = 0; step < 4; ++step) {
+      set_grad(a, {0.5, -0.25 * step});
+      set_grad(b, {step == 2 ? bad : 1.0});
+      adam.step(0.1);
+      if (step == 2) continue;
+      set_grad(a2, {0.5, -0.25 * step});
+      set_grad(b2, {1});
+      never_met.step(0.1);
+    }
+    CHECK(values(a) == values(a2));
+    CHECK(values(b) == values(b2));
+    CHECK(adam.stats().applied == 3);
+    CHECK(adam.stats().skipped == 1);
+    CHECK(std::isfinite(adam.stats().last_norm));
+    for (const auto& [name, tensor] : never_met.state())
+      if (name != "adam.control")
+        CHECK(adam.state().at(name).to_vector<double>() == tensor.to_vector<double>());
+  }
+}
+
+TEST_CASE("Adam: gradients add up over backward calls, and a missing one counts as 0") {
+  Variable used = leaf({2}), unused = leaf({5});
+  Adam adam({{"used", used}, {"unused", unused}});
+  CHECK_THROWS_WITH_AS(adam.step(0.1), doctest::Contains("[Adam] no parameter has a gradient"), Error);
+  sum(used * used).backward();
+  sum(used * 3).backward();
+  adam.step(0.1);
+  CHECK(adam.stats().last_norm == 7);
+  CHECK(std::abs(values(used)[0] - 1.9) <= 1e-8);  // the first Adam step has size lr * g / (|g| + eps)
+  CHECK(values(unused)[0] == 5);
+  adam.zero_grad();
+  CHECK(!used.grad().defined());
+}
+
+TEST_CASE("Adam: a step is noticed by a graph that saved the old parameters") {
+  Variable p = leaf({2});
+  Adam adam({{"p", p}});
+  const Variable loss = sum(p * p);
+  set_grad(p, {1});
+  adam.step(0.1);
+  CHECK_THROWS_AS(loss.backward(), Error);
+}
+
+TEST_CASE("Adam: training continues from a saved state to the bit") {
+  const auto make = [] {
+    Linear layer(3, 2);
+    init_parameters(layer, 4);
+    return layer;
+  };
+  const auto train = [](Linear& layer, Adam& adam, int from, int to) {
+    for (int step = from; step < to; ++step) {
+      adam.zero_grad();
+      const Variable x(random_normal({4, 3}, {1, static_cast<uint64_t>(step)}));
+      mean(square(layer(x) - 1)).backward();
+      adam.step(0.01);
+    }
+  };
+  Linear whole = make(), parts = make();
+  Adam adam(parameters(whole), {.max_grad_norm = 0.5}), first(parameters(parts), {.max_grad_norm = 0.5});
+  train(whole, adam, 0, 10);
+
+  train(parts, first, 0, 6);
+  TensorMap saved;
+  for (const auto& [name, tensor] : first.state()) saved.emplace(name, tensor.clone());
+  saved.emplace("model.kernel", Tensor::zeros({1}));  // somebody else's
+  Linear resumed = clone(parts);
+  Adam second(parameters(resumed), {.max_grad_norm = 0.5});
+  second.load_state(saved);
+  train(resumed, second, 6, 10);
+  CHECK(resumed.kernel.value().to_vector<double>() == whole.kernel.value().to_vector<double>());
+  CHECK(second.stats().applied == 10);
+  CHECK(second.stats().last_norm == adam.stats().last_norm);
+
+  saved.erase("adam.m.bias");
+  CHECK_THROWS_WITH_AS(second.load_state(saved), doctest::Contains("missing: adam.m.bias"), Error);
+}
+
+TEST_CASE("Adam: what it refuses") {
+  Variable p = leaf({2});
+  CHECK_THROWS_WITH_AS(Adam(Parameters{}), doctest::Contains("at least one parameter"), Error);
+  CHECK_THROWS_WITH_AS(Adam({{"p", p}}, {.beta1 = 1}), doctest::Contains("beta1 = 1 is out of range"), Error);
+  CHECK_THROWS_WITH_AS(Adam({{"p", p}}, {.eps = NAN}), doctest::Contains("eps = nan"), Error);
+  CHECK_THROWS_WITH_AS(Adam({{"p", p}, {"q", leaf({1}, DType::f32)}}), doctest::Contains("q is f32"), Error);
+  Adam adam({{"p", p}});
+  set_grad(p, {1});
+  CHECK_THROWS_WITH_AS(adam.step(-1), doctest::Contains("learning rate >= 0"), Error);
+  CHECK_THROWS_AS(adam.step(NAN), Error);
+}
+
+TEST_CASE("learning rate: warm-up, constant, linear anneal") {
+  const LearningRateSchedule constant{.base = 0.5};
+  CHECK(constant(0) == 0.5);
+  CHECK(constant(1000000) == 0.5);
+
+  const LearningRateSchedule warm{.base = 0.5, .warmup_steps = 4};
+  CHECK(warm(0) == 0.125);
+  CHECK(warm(3) == 0.5);
+  CHECK(warm(4) == 0.5);
+
+  const LearningRateSchedule both{.base = 1, .warmup_steps = 2, .anneal_total_steps = 10};
+  CHECK(both(0) == 0.5);
+  CHECK(both(1) == 1);
+  CHECK(both(2) == 1);
+  CHECK(both(6) == 0.5);
+  CHECK(both(9) == 0.125);
+  CHECK(both(10) == 0);
+  CHECK(both(11) == 0);
+  CHECK_THROWS_AS(both(-1), Error);
+  CHECK_THROWS_AS((LearningRateSchedule{.warmup_steps = 5, .anneal_total_steps = 5}(7)), Error);
+
+  // PyTorch's LinearLR from 1 to 0 (golden).
+  const GoldenCase golden("torch/optim/hramchenko_strategy_linear");
+  const LearningRateSchedule anneal{.base = 0.015, .anneal_total_steps = 20};
+  const auto expected = golden.values("lr.f64");
+  REQUIRE(expected.size() == 20);
+  for (size_t i = 0; i < expected.size(); ++i)
+    CHECK(std::abs(anneal(static_cast<int64_t>(i)) - expected[i]) <= 1e-15);
+}
+
+TEST_CASE("Ema: without warm-up the first update copies, to the bit") {
+  Variable p = leaf({0.1, -0.7});
+  Ema ema({{"p", p}}, 0.9, EmaWarmup::none);
+  CHECK(ema.weights().at("p").to_vector<double>() == values(p));
+  p.value().copy_(Tensor::from(std::vector<double>{1e8, 1. / 3}, {2}, {.dtype = DType::f64}));
+  CHECK(ema.weights().at("p").to_vector<double>() != values(p));  // memory of its own
+  ema.update();
+  CHECK(ema.weights().at("p").to_vector<double>() == values(p));
+  p.value().fill_(2);
+  ema.update();
+  CHECK(std::abs(ema.weights().at("p").to_vector<double>()[1] - (0.9 / 3 + 0.1 * 2)) <= 1e-15);
+  CHECK(ema.updates() == 2);
+}
+
+TEST_CASE("Ema: the official update of golden 08 and decay 0") {
+  Variable p = leaf({4});
+  Ema ema({{"p", p}}, 0, EmaWarmup::none);  // the distillation configurations: the average is the raw student
+  for (const double value : {1.5, -2.25}) {
+    p.value().fill_(value);
+    ema.update();
+    CHECK(ema.weights().at("p").item() == value);
+  }
+}
+
+TEST_CASE("Ema: the ramp, with diffusers' numbers (golden)") {
+  Variable p = leaf({4});
+  Ema ema({{"p", p}}, 0.3, EmaWarmup::ramp);
+  CHECK(ema.decay_of(0) == 0.1);
+  CHECK(ema.decay_of(1) == 2.0 / 11);
+  CHECK(ema.decay_of(2) == 0.25);
+  CHECK(ema.decay_of(3) == 0.3);
+  p.value().fill_(14);
+  ema.update();
+  CHECK(std::abs(ema.weights().at("p").item() - 13) <= 1e-14);
+
+  // diffusers copies at its first update; starting from those parameters makes ours the same average.
+  const GoldenCase golden("torch/optim/ema_diffusers");
+  const Tensor all = golden.tensor("plain.param.w", DType::f64),
+               expected = golden.tensor("plain.ema.w", DType::f64);
+  const auto decays = golden.values("plain.decay.f64");
+  Variable w(all.slice(0, 0, 1).clone(), true);
+  Ema average({{"w", w}}, 0.999, EmaWarmup::ramp);
+  for (int64_t k = 0; k < all.size(0); ++k) {
+    w.value().copy_(all.slice(0, k, k + 1));
+    if (k > 0) CHECK(average.decay_of(k) == doctest::Approx(decays[static_cast<size_t>(k)]).epsilon(1e-14));
+    average.update();
+    const auto got = average.weights().at("w").to_vector<double>();
+    const auto want = expected.slice(0, k, k + 1).to_vector<double>();
+    for (size_t i = 0; i < got.size(); ++i) CHECK(std::abs(got[i] - want[i]) <= 1e-6);
+  }
+}
+
+TEST_CASE("Ema: copy_to, and continuing from a saved state to the bit") {
+  Linear layer(3, 2);
+  init_parameters(layer, 4);
+  const auto train = [&](Ema& ema, int from, int to) {
+    for (int step = from; step < to; ++step) {
+      layer.kernel.value().copy_(random_normal({3, 2}, {2, static_cast<uint64_t>(step)}));
+      ema.update();
+    }
+  };
+  Ema whole(parameters(layer), 0.9, EmaWarmup::none), first(parameters(layer), 0.9, EmaWarmup::none);
+  train(whole, 0, 6);
+  train(first, 0, 3);
+  TensorMap saved;
+  for (const auto& [name, tensor] : first.state()) saved.emplace(name, tensor.clone());
+  Ema second(parameters(layer), 0.9, EmaWarmup::none);
+  second.load_state(saved);
+  CHECK(second.updates() == 3);
+  train(second, 3, 6);
+  CHECK(second.weights().at("kernel").to_vector<double>() ==
+        whole.weights().at("kernel").to_vector<double>());
+
+  Linear target = clone(layer);
+  whole.copy_to(target);
+  CHECK(target.kernel.value().to_vector<double>() == whole.weights().at("kernel").to_vector<double>());
+  CHECK(layer.kernel.value().to_vector<double>() != target.kernel.value().to_vector<double>());
+
+  CHECK_THROWS_WITH_AS(Ema(parameters(layer), 1, EmaWarmup::none), doctest::Contains("decay in [0, 1)"),
+                       Error);
+  CHECK_THROWS_AS(ema_warmup_by_name("linear"), Error);
+  CHECK(ema_warmup_by_name("ramp") == EmaWarmup::ramp);
+}
