@@ -11,15 +11,14 @@ namespace halfstep {
 
 /// The numbers are part of what makes runs reproducible: append, never renumber.
 enum class RandomUse : uint8_t {
-  initial_weights = 1,
-  data_order = 2,    ///< index: pass over the data
-  augmentation = 3,  ///< index: training step
-  time = 4,          ///< t or i of Algorithms 1 and 2; index: training step
-  noise = 5,         ///< eps of Algorithms 1 and 2; index: training step
-  dropout = 6,       ///< index: training step
-  sample_noise = 7,  ///< z at time 1; index 0, rows: samples
-  step_noise = 8,    ///< ancestral sampling; index: loop index i, rows: samples
-  sample_label = 9,  ///< index 0, rows: samples
+  data_order = 1,    ///< index: pass over the data
+  augmentation = 2,  ///< index: training step
+  time = 3,          ///< t or i of Algorithms 1 and 2; index: training step
+  noise = 4,         ///< eps of Algorithms 1 and 2; index: training step
+  dropout = 5,       ///< index: training step
+  sample_noise = 6,  ///< z at time 1; index 0, rows: samples
+  step_noise = 7,    ///< ancestral sampling; index: loop index i, rows: samples
+  sample_label = 8,  ///< index 0, rows: samples
 };
 
 /// index: below 2^56.

@@ -213,10 +213,10 @@ TEST_CASE("draw_step_indices: every step, equally often; times (i + 1) / N never
 
 TEST_CASE("random_key: no two purposes share numbers") {
   std::set<uint64_t> streams;
-  for (uint8_t use = 1; use <= 9; ++use) {
+  for (uint8_t use = 1; use <= 8; ++use) {
     for (uint64_t index = 0; index < 100; ++index) {
       streams.insert(random_key(0, static_cast<RandomUse>(use), index).stream);
     }
   }
-  CHECK(streams.size() == 900);
+  CHECK(streams.size() == 800);
 }

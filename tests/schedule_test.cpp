@@ -170,6 +170,7 @@ TEST_CASE("q between neighbouring times keeps its digits") {
   const double d = std::ldexp(1.0, -40);
   const Gaussian q = posterior(one(1), one(1), {2}, {2 - d});
   CHECK(std::exp(q.log_variance[0]) == near(d * (1 - d / 2) * sigma(2) * sigma(2), 1e-13));
+  CHECK(only(posterior(one(1), one(0), {2}, {2 - d}).mean) == near(d * (1 - d / 2) * alpha(2), 1e-13));
   // No step at all: z_s = z_t without noise.
   const Gaussian same = posterior(one(5), one(1.25), {2}, {2});
   CHECK(only(same.mean) == 1.25);
