@@ -13,11 +13,11 @@
 #include <fstream>
 #include <thread>
 
-#include "temporary_folder.h"
 #include "tensor/error.h"
+#include "tests/temporary_folder.h"
 
 using namespace halfstep;
-using halfstep::testing::TemporaryFolder;
+using halfstep::test::TemporaryFolder;
 namespace fs = std::filesystem;
 
 namespace {

@@ -13,12 +13,12 @@
 #include <set>
 
 #include "diffusion/batches.h"
-#include "temporary_folder.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tests/temporary_folder.h"
 
 using namespace halfstep;
-using halfstep::testing::TemporaryFolder;
+using halfstep::test::TemporaryFolder;
 
 namespace {
 

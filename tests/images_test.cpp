@@ -7,9 +7,9 @@
 #include <limits>
 #include <numeric>
 
-#include "temporary_folder.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tests/temporary_folder.h"
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
@@ -27,7 +27,7 @@
 #endif
 
 using namespace halfstep;
-using halfstep::testing::TemporaryFolder;
+using halfstep::test::TemporaryFolder;
 
 namespace {
 

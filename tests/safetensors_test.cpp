@@ -8,12 +8,12 @@
 #include <cstring>
 #include <limits>
 
-#include "temporary_folder.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tests/temporary_folder.h"
 
 using namespace halfstep;
-using halfstep::testing::TemporaryFolder;
+using halfstep::test::TemporaryFolder;
 
 namespace {
 
@@ -65,9 +65,9 @@ NamedTensors some_tensors() {
 void check_equal(const NamedTensors& a, const NamedTensors& b) {
   CHECK(a.metadata == b.metadata);
   REQUIRE(a.tensors.size() == b.tensors.size());
-  for (const auto& [name, tensor] : a.tensors) {
-    INFO("tensor ", name);
-    const Tensor& other = b.at(name);
+  for (const auto& entry : a.tensors) {
+    INFO("tensor ", entry.first);
+    const Tensor &tensor = entry.second, &other = b.at(entry.first);
     CHECK(tensor.shape() == other.shape());
     CHECK(tensor.dtype() == other.dtype());
     if (tensor.dtype() == DType::i64) {

@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace halfstep::testing {
+namespace halfstep::test {
 
 class TemporaryFolder {
  public:
@@ -28,4 +28,4 @@ class TemporaryFolder {
   std::string path_;
 };
 
-}  // namespace halfstep::testing
+}  // namespace halfstep::test
