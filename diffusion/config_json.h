@@ -1,0 +1,38 @@
+// The same configuration as JSON values, for the files that contain one. Internal to diffusion/: this header
+// needs nlohmann_json, so public headers do not include it.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "diffusion/config.h"
+#include "tensor/error.h"
+
+namespace halfstep {
+
+/// Keys keep the order of the structs.
+using Json = nlohmann::ordered_json;
+
+/// Parses JSON; Error names the source and the position.
+Json parse_json(const std::string& text, const std::string& source);
+
+/// {"model": {...}, "train": {...}}
+Json to_json(const Config& config);
+/// Reads "model" and "train" over `config`; other keys of `json` are an error.
+void read_json(const Json& json, const std::string& source, Config& config);
+
+/// Reads json[key] into `value` if the key is there; Error names the key, the expected type and the value.
+template <class T>
+void read_field(const Json& json, const std::string& source, const std::string& key, T& value) {
+  const auto it = json.find(key);
+  if (it == json.end()) return;
+  try {
+    value = it->get<T>();
+  } catch (const nlohmann::json::exception&) {
+    fail("config", "{}: the value of '{}' has the wrong type: {}", source, key, it->dump());
+  }
+}
+
+/// Throws Error for a key of `json` that is not in `known`; names the nearest.
+void require_known_keys(const Json& json, const std::string& source, const std::vector<std::string>& known);
+
+}  // namespace halfstep
