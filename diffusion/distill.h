@@ -24,7 +24,8 @@ struct DistillationTarget {
 /// The target for a student of num_steps steps (the teacher takes 2 num_steps) at z_t [B, H, W, C].
 ///   i: one step index per example, 0 ... num_steps-1; t = (i+1)/N, m = t - 0.5/N, s = t - 1/N.
 ///   label: i64 [B] or undefined.
-/// The teacher is never clipped, nothing is recorded, and no tensor of the result requires a gradient.
+/// The teacher is never clipped, nothing is recorded, and the target requires no gradient. (A teacher with
+/// dropout must be evaluated without it: its Network sees to that.)
 ///
 /// x~ is the x for which one DDIM step from z_t ends at z_s. The paper solves for it,
 ///   x~ = (z_s - (sigma_s/sigma_t) z_t) / (alpha_s - (sigma_s/sigma_t) alpha_t),

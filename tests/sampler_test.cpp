@@ -32,7 +32,8 @@ void check_golden(const std::string& case_name, SamplerKind kind) {
   const GoldenCase golden(case_name);
   for (const DType dtype : kFloatTypes) {
     const Tensor noise = golden.tensor("in/init_z", dtype);
-    for (const auto& [name, unused] : golden.facts.at("outputs").items()) {
+    for (const auto& output : golden.facts.at("outputs").items()) {
+      const std::string name = output.key();
       INFO(name, " ", name_of(dtype));
       std::vector<std::string> parts = split(name);
       SamplerOptions options;

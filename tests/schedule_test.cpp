@@ -25,9 +25,12 @@ TEST_CASE("schedule: the official code's numbers (golden 01)") {
   const GoldenCase golden("jax/01_schedules");
   const std::vector<double> t = golden.values("in/u");
   size_t checked = 0;
-  for (const auto& [name, schedule] : {std::pair{"cos_m20_20", CosineSchedule{-20, 20}},
-                                       {"cos_m10_10", CosineSchedule{-10, 10}},
-                                       {"cos_m15_12", CosineSchedule{-15, 12}}}) {
+  const std::pair<std::string, CosineSchedule> schedules[] = {{"cos_m20_20", CosineSchedule{-20, 20}},
+                                                              {"cos_m10_10", CosineSchedule{-10, 10}},
+                                                              {"cos_m15_12", CosineSchedule{-15, 12}}};
+  for (const auto& entry : schedules) {
+    const std::string& name = entry.first;
+    const CosineSchedule& schedule = entry.second;
     const std::vector<double> logsnr = schedule.logsnr(t);
     std::vector<double> variance, log_variance, derivative;
     for (const double l : logsnr) {
@@ -38,7 +41,7 @@ TEST_CASE("schedule: the official code's numbers (golden 01)") {
     for (const DType dtype : {DType::f32, DType::f64}) {
       const auto check = [&](const std::string& output, const std::vector<double>& values) {
         INFO(name, "/", output, " ", name_of(dtype));
-        CHECK(golden.error(std::string(name) + "/" + output, per_example(values, 1, {dtype})) <= 1);
+        CHECK(golden.error(name + "/" + output, per_example(values, 1, {dtype})) <= 1);
         ++checked;
       };
       check("logsnr", logsnr);
