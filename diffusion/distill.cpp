@@ -28,7 +28,7 @@ TargetWeights target_weights(const std::vector<int64_t>& i, const std::vector<do
   return weights;
 }
 
-/// The time `fraction` of a student's step before its start: t - fraction / N.
+/// t - fraction / N, with t = (i + 1) / N the time at which a student's step starts.
 std::vector<double> times_before(const std::vector<int64_t>& i, double fraction, int64_t num_steps) {
   std::vector<double> times;
   for (const int64_t index : i) {
@@ -43,23 +43,28 @@ DistillationTarget distillation_target(const Denoiser& teacher, const Tensor& z_
                                        const std::vector<int64_t>& i, int64_t num_steps,
                                        const CosineSchedule& schedule, const Tensor& label) {
   const NoGrad guard;
-  DistillationTarget result;
-  result.logsnr_t = schedule.logsnr(step_times(i, num_steps));
-  result.logsnr_m = schedule.logsnr(times_before(i, 0.5, num_steps));
-  result.logsnr_s = schedule.logsnr(times_before(i, 1, num_steps));
+  const std::vector<double> logsnr_t = schedule.logsnr(step_times(i, num_steps));
+  const std::vector<double> logsnr_m = schedule.logsnr(times_before(i, 0.5, num_steps));
+  const std::vector<double> logsnr_s = schedule.logsnr(times_before(i, 1, num_steps));
 
   // Two steps of DDIM with the teacher.
-  result.teacher_t = teacher(Variable(z_t), result.logsnr_t, label);
-  result.z_m = ddim_step(result.teacher_t, result.logsnr_m);
-  result.teacher_m = teacher(Variable(result.z_m), result.logsnr_m, label);
-  result.z_s = ddim_step(result.teacher_m, result.logsnr_s);
+  const Predictions teacher_t = teacher(Variable(z_t), logsnr_t, label);
+  const Tensor z_m = ddim_step(teacher_t, logsnr_m);
+  const Predictions teacher_m = teacher(Variable(z_m), logsnr_m, label);
+  const Tensor z_s = ddim_step(teacher_m, logsnr_s);
 
-  const TargetWeights weights = target_weights(i, result.logsnr_t, result.logsnr_m, result.logsnr_s);
+  const TargetWeights weights = target_weights(i, logsnr_t, logsnr_m, logsnr_s);
   const Variable weight_t(per_example(weights.of_t, z_t.rank(), z_t.options()));
   const Variable weight_m(per_example(weights.of_m, z_t.rank(), z_t.options()));
-  const Variable x_target = weight_m * result.teacher_m.x + weight_t * result.teacher_t.x;
-  result.target = predictions_of_x(x_target, Variable(z_t), result.logsnr_t);
-  return result;
+  const Variable x_target = weight_m * teacher_m.x + weight_t * teacher_t.x;
+  return {predictions_of_x(x_target, Variable(z_t), logsnr_t),
+          teacher_t,
+          teacher_m,
+          z_m,
+          z_s,
+          logsnr_t,
+          logsnr_m,
+          logsnr_s};
 }
 
 Variable distillation_loss(const Denoiser& student, const Denoiser& teacher, LossWeight weight,
@@ -79,18 +84,13 @@ std::vector<int64_t> halvings(int64_t from_steps, int64_t to_steps) {
   std::vector<int64_t> steps;
   int64_t num_steps = from_steps;
   while (num_steps > to_steps) {
-    require(num_steps % 2 == 0, "distill",
-            "expected to halve {} steps down to {}, got the odd number {} on the way; start from {} times a "
-            "power of "
-            "two, for example {}",
-            from_steps, to_steps, num_steps, to_steps, to_steps * 16);
+    require(num_steps % 2 == 0, "distill", "expected to halve {} steps down to {}, got the odd number {}; {}",
+            from_steps, to_steps, num_steps, "start from a power of two times the last student's steps");
     num_steps /= 2;
     steps.push_back(num_steps);
   }
-  require(num_steps == to_steps, "distill",
-          "expected to reach {} steps by halving {}, got {} next; start from {} times a power of two, for "
-          "example {}",
-          to_steps, from_steps, num_steps, to_steps, to_steps * 16);
+  require(num_steps == to_steps, "distill", "expected to reach {} steps by halving {}, got {}; {}", to_steps,
+          from_steps, num_steps, "start from a power of two times the last student's steps");
   return steps;
 }
 
