@@ -31,6 +31,14 @@ Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomK
           prediction};
 }
 
+namespace {
+/// Each halving draws its own data order, times and noise: equal ones would tie the errors of the stages
+/// together.
+uint64_t stage_seed(uint64_t seed, int64_t num_steps) {
+  return num_steps == 0 ? seed : fold_in(RandomKey{seed, 0}, static_cast<uint64_t>(num_steps)).stream;
+}
+}  // namespace
+
 // --- Trainer
 // ------------------------------------------------------------------------------------------------------
 
@@ -66,7 +74,8 @@ void Trainer::update(const Batch& batch) {
 
 void Trainer::update(const Batch& batch, const Denoiser& teacher, int64_t num_steps) {
   const TrainConfig& t = config_.train;
-  const auto key = [&](RandomUse use) { return random_key(t.seed, use, static_cast<uint64_t>(step_)); };
+  const uint64_t seed = stage_seed(t.seed, num_steps);
+  const auto key = [&](RandomUse use) { return random_key(seed, use, static_cast<uint64_t>(step_)); };
   const std::vector<int64_t> i = draw_step_indices(batch.x.size(0), num_steps, key(RandomUse::time));
   const Tensor eps = random_normal(batch.x.shape(), key(RandomUse::noise), 0, batch.x.options());
   const Denoiser student = make_training_denoiser(unet_, config_.model.prediction, key(RandomUse::dropout));
@@ -177,7 +186,8 @@ std::string save(const Trainer& trainer, const Stage& stage, double loss) {
 /// Runs the remaining updates of a stage; returns the path of its last checkpoint.
 std::string run_stage(Trainer& trainer, const Stage& stage, const Dataset& data, const RunOptions& options) {
   const TrainConfig& config = trainer.config().train;
-  BatchSource batches(data, config.batch_size, config.seed, config.flip, *options.device);
+  BatchSource batches(data, config.batch_size, stage_seed(config.seed, stage.info.num_steps), config.flip,
+                      *options.device);
   const bool conditional = trainer.config().model.unet.conditional();
   double loss = std::numeric_limits<double>::quiet_NaN();
   int64_t reported_step = trainer.step(), skipped_before = trainer.optimizer_stats().skipped,
