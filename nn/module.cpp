@@ -46,7 +46,8 @@ void copy_state(std::string_view where, const TensorMap& from, const TensorMap& 
       mismatched.push_back(
           fmt::format("{} (expected {}, got {})", name, str(expected.shape()), str(found->second.shape())));
   }
-  for (const auto& [name, tensor] : from) {
+  for (const auto& entry : from) {
+    const std::string& name = entry.first;
     if (to.contains(name) || !name.starts_with(prefix)) continue;
     // Near means near to a name that nothing was given for: that is the likely spelling mistake.
     const auto nearest = std::min_element(missing.begin(), missing.end(), [&](const auto& a, const auto& b) {

@@ -307,6 +307,7 @@ TEST_CASE("layers: self-attention starts as the identity, and heads use their ow
   double head0 = 0, head1 = 0;
   for (size_t i = 0; i < attended.size(); ++i) {
     double& changed = i % 6 < 3 ? head0 : head1;
+    REQUIRE(std::isfinite(attended[i]));
     changed = std::max(changed, std::abs(attended[i] - averaged[i]));
   }
   CHECK(head0 <= 1e-6);

@@ -23,8 +23,14 @@ std::string dotted(std::string path) {
 
 double max_abs(const std::vector<double>& values) {
   double result = 0;
-  for (const double v : values) result = std::max(result, std::abs(v));
+  for (const double v : values)
+    if (!(std::abs(v) <= result)) result = std::isnan(v) ? INFINITY : std::abs(v);
   return result;
+}
+
+double max_difference(const Variable& a, const Variable& b) {
+  require(a.shape() == b.shape(), "max_difference", "{} against {}", str(a.shape()), str(b.shape()));
+  return max_abs((a - b).value().to_vector<double>());
 }
 
 /// The signature of case.json: [sum g, sqrt(sum g^2), sum g_k cos(0.37 k + 0.1), sum g_k sin(1.1 k + 0.5)].
@@ -194,11 +200,12 @@ TEST_CASE("UNet: output and gradients of the official code (golden 02a)") {
     std::map<std::string, Tensor> gradients;
     for (const auto& [name, variable] : parameters(net)) gradients.emplace(name, variable.grad().value());
     size_t signatures = 0;
-    for (const auto& [path, facts] : golden.facts.at("grad_error").items()) {
+    for (const auto& entry : golden.facts.at("grad_error").items()) {
+      const std::string& path = entry.key();
       INFO(path);
       ++signatures;
       CHECK(golden.error("ref64/gradsig/" + path, signature(gradients.at(dotted(path)).to_vector<double>()),
-                         {facts.at("gradsig_atol").get<double>()}) <= 1);
+                         {entry.value().at("gradsig_atol").get<double>()}) <= 1);
     }
     CHECK(signatures == gradients.size());
     for (const auto& entry : golden.facts.at("grad_full")) {
@@ -254,6 +261,77 @@ TEST_CASE("UNet: gradients with the space-to-depth stem, the linear input and dr
   config.logsnr_input = LogsnrInput::linear;
   config.dropout = 0.25;
   check_gradients(config, {.training = true, .key = {4, 2}});
+}
+
+TEST_CASE("UNet: the wiring, written out for blocks that are their shortcuts") {
+  UNetConfig config = small_config();
+  config.resblock_resample = false;
+  config.channel_multipliers = {1, 1};
+  // conv2 and proj_out start at 0: blocks without a shortcut are the identity, the others are nin_shortcut.
+  UNet net(config, 2, {.dtype = DType::f64});
+  net.conv_out.kernel.set_value(
+      init::lecun_normal()(net.conv_out.kernel.shape(), {1, 1}, {.dtype = DType::f64}));
+  const Variable z(images(config, DType::f64));
+  const auto shortcut = [](const ResnetBlock& block, const Variable& h, const Variable& skip) {
+    return (*block.nin_shortcut)(concat({h, skip}, -1));
+  };
+  const auto plain = [](const std::optional<Resampler>& resampler) { return std::get<Conv2d>(*resampler); };
+
+  const Variable input = net.conv_in(z), block0 = input;
+  const Variable halved = plain(net.down[0].downsample)(block0), block1 = halved;
+  Variable h = block1;  // through the middle
+  h = shortcut(net.up[1].blocks[0], h, block1);
+  h = shortcut(net.up[1].blocks[1], h, halved);
+  h = plain(net.up[1].upsample)(upsample_nearest(h));
+  h = shortcut(net.up[0].blocks[0], h, block0);
+  h = shortcut(net.up[0].blocks[1], h, input);
+  h = net.conv_out(silu(net.norm_out(h)));
+
+  ForwardContext context;
+  CHECK(max_difference(net(z, kLogsnr, {}, context), h) <= 1e-12);
+}
+
+TEST_CASE("UNet: a class adds its row of class_emb and the bias to the conditioning") {
+  UNetConfig config = small_config();
+  config.num_classes = 3;
+  UNet net(config, 2, {.dtype = DType::f64});
+  randomise(net);
+  UNet unconditional = net;
+  unconditional.class_emb.reset();
+  const Variable with = net.conditioning(kLogsnr, labels(config)),
+                 without = unconditional.conditioning(kLogsnr, {});
+  const Variable rows =
+      concat({slice(net.class_emb->kernel, 0, 2, 3), slice(net.class_emb->kernel, 0, 0, 1)}, 0);
+  CHECK(max_difference(with, without + rows + net.class_emb->bias) <= 1e-14);
+}
+
+TEST_CASE("UNet: head_dim and the space-to-depth stem are other words for networks that exist") {
+  UNetConfig config = small_config();
+  config.channel_multipliers = {1, 1};
+  config.space_to_depth = 2;
+  config.attention_resolutions = {4};
+  UNet net(config, 2, {.dtype = DType::f64});
+  randomise(net);
+  const Variable z(images(config, DType::f64));
+  ForwardContext context;
+  const Variable out = net(z, kLogsnr, {}, context);
+
+  UNetConfig by_width = config;
+  by_width.num_heads = 1;
+  by_width.head_dim = 4;
+  UNet same(by_width, 0, {.dtype = DType::f64});
+  load_state(same, state(net));
+  CHECK(max_difference(same(z, kLogsnr, {}, context), out) == 0);
+
+  UNetConfig inside = config;
+  inside.space_to_depth = 1;
+  inside.height /= 2;
+  inside.width /= 2;
+  inside.in_channels *= 4;
+  inside.out_channels *= 4;
+  UNet core(inside, 0, {.dtype = DType::f64});
+  load_state(core, state(net));
+  CHECK(max_difference(depth_to_space(core(space_to_depth(z), kLogsnr, {}, context)), out) == 0);
 }
 
 TEST_CASE("UNet: names and shapes of the parameters in every variant") {
@@ -314,11 +392,12 @@ TEST_CASE("UNet: a new network predicts 0, and f32 and f64 start alike") {
   CHECK(max_abs(out.to_vector<double>()) == 0);
 
   const TensorMap values = state(net), wide_values = state(wide), other_values = state(other);
-  for (const auto& [name, value] : values) {
-    const auto a = value.to_vector<double>(), b = wide_values.at(name).to_vector<double>();
-    double difference = 0;
-    for (size_t i = 0; i < a.size(); ++i) difference = std::max(difference, std::abs(a[i] - b[i]));
+  for (const auto& entry : values) {
+    const std::string& name = entry.first;
+    const Tensor& value = entry.second;
+    const auto a = value.to_vector<double>();
     INFO(name);
+    const double difference = max_difference(Variable(value.to(DType::f64)), Variable(wide_values.at(name)));
     CHECK(difference <= 1.2e-7 * max_abs(a));  // one rounding to f32
     const bool constant = name.ends_with("bias") || name.ends_with("scale") ||
                           name.ends_with("conv2.kernel") || name.ends_with("proj_out.kernel") ||
@@ -341,10 +420,8 @@ TEST_CASE("UNet: images do not influence each other, and recording changes nothi
   const Variable second =
       net(Variable(z.slice(0, 1, 2)), {kLogsnr[1]}, labels(config).slice(0, 1, 2), context);
   CHECK(!second.requires_grad());
-  const auto a = both.value().slice(0, 1, 2).to_vector<double>(), b = second.value().to_vector<double>();
-  double difference = 0;
-  for (size_t i = 0; i < a.size(); ++i) difference = std::max(difference, std::abs(a[i] - b[i]));
-  CHECK(difference <= 1e-12 * max_abs(a));  // kernels may sum a larger batch in another order
+  // Kernels may sum a larger batch in another order.
+  CHECK(max_difference(slice(both, 0, 1, 2), second) <= 1e-12 * max_abs(second.value().to_vector<double>()));
   CHECK(net(Variable(z), kLogsnr, labels(config), context).value().to_vector<double>() ==
         both.value().to_vector<double>());
   // Noise level and class matter.
