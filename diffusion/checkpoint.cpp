@@ -4,7 +4,7 @@
 #include <charconv>
 #include <filesystem>
 
-#include "diffusion/config_json.h"
+#include "diffusion/internal/json.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
 #include "tensor/safetensors.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "diffusion/config_json.h"
+#include "diffusion/internal/json.h"
 #include "tensor/error.h"
 #include "tensor/nearest.h"
 

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <limits>
 
-#include "diffusion/config_json.h"
+#include "diffusion/internal/json.h"
 #include "diffusion/distill.h"
 #include "diffusion/random_streams.h"
 #include "diffusion/train_step.h"

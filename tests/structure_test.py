@@ -23,8 +23,8 @@ MAY_INCLUDE = {
 }
 # Folders whose headers a user of the library includes.
 PUBLIC = ("tensor", "autograd", "nn", "diffusion")
-# Where kernels are written: vector intrinsics are the business of these headers.
-KERNELS = ("tensor/cpu/", "cuda/")
+# Headers that no user includes: kernels, with their vector intrinsics, and what needs a third-party library.
+INTERNAL = ("tensor/cpu/", "cuda/", "diffusion/internal/")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.MULTILINE)
 # <vector>, and for its headers also <fmt/core.h>.
@@ -49,7 +49,7 @@ def check_includes(root):
                     yield f"{name}: {folder}/ may not include \"{included}\""
                 elif included.startswith("tensor/cpu/") and folder not in ("tensor", "tests", "bench"):
                     yield f"{name}: \"{included}\" is internal to tensor/"
-            elif (path.suffix == ".h" and folder in PUBLIC and not name.startswith(KERNELS)
+            elif (path.suffix == ".h" and folder in PUBLIC and not name.startswith(INTERNAL)
                   and not STANDARD_OR_FMT.fullmatch(included)):
                 yield f"{name}: a public header may not include <{included}>"
 

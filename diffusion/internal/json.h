@@ -1,4 +1,4 @@
-// The same configuration as JSON values, for the files that contain one. Internal to diffusion/: this header
+// Configurations as JSON values, for the files that contain one. Not a public header: it needs nlohmann_json.
 // needs nlohmann_json, so public headers do not include it.
 #pragma once
 
