@@ -1,0 +1,222 @@
+// Softmax and attention.
+#include "tensor/cpu/kernels.h"
+#include "tensor/cpu/matmul.h"
+#include "tensor/cpu/simd.h"
+#include "tensor/cpu/thread_pool.h"
+#include "tensor/cpu/workspace.h"
+#include "tensor/formulas.h"
+
+namespace halfstep::cpu::inline HALFSTEP_ISA {
+namespace {
+
+constexpr int kWays = 16;  // independent partial results along a row
+
+/// Folds value(i) over i < n in a fixed order that vectorises.
+template <class T, class Value, class Op>
+T fold(int64_t n, T start, Value value, Op op) {
+  T ways[kWays];
+  for (T& way : ways) way = start;
+  int64_t i = 0;
+  for (; i + kWays <= n; i += kWays) {
+    for (int w = 0; w < kWays; ++w) ways[w] = op(ways[w], value(i + w));
+  }
+  for (int w = 0; i < n; ++i, ++w) ways[w] = op(ways[w], value(i));
+  T result = start;
+  for (T way : ways) result = op(result, way);
+  return result;
+}
+
+template <class T>
+T sum(int64_t n, const T* x) {
+  return fold(
+      n, T(0), [x](int64_t i) { return x[i]; }, [](T a, T b) { return a + b; });
+}
+template <class T>
+T dot(int64_t n, const T* x, const T* y) {
+  return fold(
+      n, T(0), [x, y](int64_t i) { return x[i] * y[i]; }, [](T a, T b) { return a + b; });
+}
+/// NaN does not matter here: it comes back through the exponentials.
+template <class T>
+T largest(int64_t n, const T* x) {
+  return fold(
+      n, static_cast<T>(-HUGE_VAL), [x](int64_t i) { return x[i]; }, [](T a, T b) { return a < b ? b : a; });
+}
+
+/// y = exp(x - shift), also in place.
+template <class T>
+void shifted_exp(int64_t n, T* y, const T* x, T shift) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) y[i] = formulas::exp(x[i] - shift);
+}
+
+template <class T>
+void scale_row(int64_t n, T* y, T factor) {
+  for (int64_t i = 0; i < n; ++i) y[i] *= factor;
+}
+
+/// Rows of the last axis, shared out over the threads.
+template <class F>
+void for_each_row(const Array& x, F row) {
+  const int64_t n = x.shape.back(), rows = n ? numel(x.shape) / n : 0;
+  parallel_for(rows, max(1, 8192 / max(1, n)), [=](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) row(r * n, n);
+  });
+}
+
+template <class T>
+void softmax_of(const Array& y_array, const Array& x_array) {
+  T* const y_data = y_array.as<T>();
+  const T* const x_data = x_array.as<const T>();
+  for_each_row(x_array, [=](int64_t offset, int64_t n) {
+    const T* x = x_data + offset;
+    T* y = y_data + offset;
+    shifted_exp(n, y, x, largest(n, x));
+    scale_row(n, y, T(1) / sum(n, y));
+  });
+}
+
+template <class T>
+void softmax_backward_of(const Array& dx_array, const Array& dy_array, const Array& y_array) {
+  T* const dx_data = dx_array.as<T>();
+  const T* const dy_data = dy_array.as<const T>();
+  const T* const y_data = y_array.as<const T>();
+  for_each_row(y_array, [=](int64_t offset, int64_t n) {
+    const T *dy = dy_data + offset, *y = y_data + offset;
+    T* dx = dx_data + offset;
+    const T mean = dot(n, dy, y);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) dx[i] = y[i] * (dy[i] - mean);
+  });
+}
+
+// --- attention
+// --------------------------------------------------------------------------------------------------
+
+// Queries whose scores are held at a time.
+constexpr int64_t kQueries = 96;
+
+/// The matrix [rows, D] of one head of one example.
+template <class T>
+Matrix<T> head(const Array& a, int64_t example, int64_t h) {
+  return {a.as<T>() + example * a.strides[0] + h * a.strides[2], a.strides[1], 1};
+}
+template <class T>
+Matrix<T> transposed(Matrix<T> m) {
+  return {m.data, m.column, m.row};
+}
+template <class T>
+Matrix<T> rows_from(Matrix<T> m, int64_t row) {
+  return {m.data + row * m.row, m.row, m.column};
+}
+template <class T>
+Matrix<const T> read(Matrix<T> m) {
+  return {m.data, m.row, m.column};
+}
+
+struct HeadSizes {
+  int64_t length, keys, width;
+};
+
+template <class T>
+void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t example, int64_t h, T* lse,
+                    T* scores) {
+  const Matrix<const T> q = head<const T>(args.q, example, h), k = head<const T>(args.k, example, h),
+                        v = head<const T>(args.v, example, h);
+  const Matrix<T> out = head<T>(args.out, example, h), weights{scores, s.keys, 1};
+  for (int64_t i = 0; i < s.length; i += kQueries) {
+    const int64_t n = min(kQueries, s.length - i);
+    matmul<T>(n, s.keys, s.width, rows_from(q, i), transposed(k), weights, nullptr,
+              static_cast<T>(args.scale), false);
+    for (int64_t r = 0; r < n; ++r) {
+      T* row = scores + r * s.keys;
+      const T top = largest(s.keys, row);
+      shifted_exp(s.keys, row, row, top);
+      const T total = sum(s.keys, row);
+      scale_row(s.keys, row, T(1) / total);
+      lse[i + r] = top + formulas::log(total);
+    }
+    matmul<T>(n, s.width, s.keys, read(weights), v, rows_from(out, i), nullptr, T(1), false);
+  }
+}
+
+/// With p = exp(scale q k^T - lse): dv = p^T d_out, dp = d_out v^T, ds = scale p (dp - d_out . out), dq = ds
+/// k, dk = ds^T q.
+template <class T>
+void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes& s, int64_t example,
+                             int64_t h, const T* lse, T* scores) {
+  const AttentionArgs& f = args.forward;
+  const Matrix<const T> q = head<const T>(f.q, example, h), k = head<const T>(f.k, example, h),
+                        v = head<const T>(f.v, example, h), out = head<const T>(f.out, example, h),
+                        d_out = head<const T>(args.d_out, example, h);
+  const Matrix<T> dq = head<T>(args.dq, example, h), dk = head<T>(args.dk, example, h),
+                  dv = head<T>(args.dv, example, h);
+  const Matrix<T> p{scores, s.keys, 1}, ds{scores + kQueries * s.keys, s.keys, 1};
+  const T scale = static_cast<T>(f.scale);
+  for (int64_t i = 0; i < s.length; i += kQueries) {
+    const int64_t n = min(kQueries, s.length - i);
+    const bool accumulate = i > 0;
+    const Matrix<const T> q_rows = rows_from(q, i), d_out_rows = rows_from(d_out, i);
+    matmul<T>(n, s.keys, s.width, q_rows, transposed(k), p, nullptr, scale, false);
+    matmul<T>(n, s.keys, s.width, d_out_rows, transposed(v), ds, nullptr, T(1), false);
+    for (int64_t r = 0; r < n; ++r) {
+      T* p_row = p.data + r * s.keys;
+      T* ds_row = ds.data + r * s.keys;
+      shifted_exp(s.keys, p_row, p_row, lse[i + r]);
+      const T mean = dot(s.width, rows_from(d_out, i + r).data, rows_from(out, i + r).data);
+      for (int64_t j = 0; j < s.keys; ++j) ds_row[j] = scale * p_row[j] * (ds_row[j] - mean);
+    }
+    matmul<T>(s.keys, s.width, n, transposed(read(p)), d_out_rows, dv, nullptr, T(1), accumulate);
+    matmul<T>(n, s.width, s.keys, read(ds), k, rows_from(dq, i), nullptr, T(1), false);
+    matmul<T>(s.keys, s.width, n, transposed(read(ds)), q_rows, dk, nullptr, T(1), accumulate);
+  }
+}
+
+/// Calls one_head(sizes, example, head, log_sum_exp row, scores [score_blocks * kQueries, keys]) for every
+/// head.
+template <class T, class F>
+void for_each_head(const AttentionArgs& args, int score_blocks, F one_head) {
+  const HeadSizes s{args.q.shape[1], args.k.shape[1], args.q.shape[3]};
+  const int64_t heads = args.q.shape[2];
+  T* const lse = args.log_sum_exp.as<T>();
+  parallel_for(args.q.shape[0] * heads, max(1, 32768 / max(1, s.length * s.keys * s.width)),
+               [=](int64_t begin, int64_t end) {
+                 const Workspace scores(sizeof(T) * score_blocks * kQueries * s.keys);
+                 for (int64_t i = begin; i < end; ++i) {
+                   one_head(s, i / heads, i % heads, lse + i * s.length, static_cast<T*>(scores.data));
+                 }
+               });
+}
+
+template <class T>
+void attention_of(const AttentionArgs& args) {
+  for_each_head<T>(args, 1, [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, T* scores) {
+    attention_head<T>(args, s, example, h, lse, scores);
+  });
+}
+
+template <class T>
+void attention_backward_of(const AttentionBackwardArgs& args) {
+  for_each_head<T>(args.forward, 2,
+                   [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, T* scores) {
+                     attention_head_backward<T>(args, s, example, h, lse, scores);
+                   });
+}
+
+}  // namespace
+
+void softmax(Array y, Array x) { x.dtype == DType::f32 ? softmax_of<float>(y, x) : softmax_of<double>(y, x); }
+
+void softmax_backward(Array dx, Array dy, Array y) {
+  y.dtype == DType::f32 ? softmax_backward_of<float>(dx, dy, y) : softmax_backward_of<double>(dx, dy, y);
+}
+
+void attention(AttentionArgs args) {
+  args.q.dtype == DType::f32 ? attention_of<float>(args) : attention_of<double>(args);
+}
+
+void attention_backward(AttentionBackwardArgs args) {
+  args.dq.dtype == DType::f32 ? attention_backward_of<float>(args) : attention_backward_of<double>(args);
+}
+
+}  // namespace halfstep::cpu::inline HALFSTEP_ISA

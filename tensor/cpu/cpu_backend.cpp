@@ -1,0 +1,100 @@
+#include "tensor/cpu/cpu_backend.h"
+
+#include <cstdlib>
+
+#include "tensor/error.h"
+
+// The kernel sources are compiled once per instruction set; see tensor/cpu/kernels.h.
+namespace halfstep::cpu {
+namespace portable {
+void override_entries(Backend& backend);
+}
+#if defined(__x86_64__)
+namespace avx2 {
+void override_entries(Backend& backend);
+}
+namespace avx512 {
+void override_entries(Backend& backend);
+}
+#endif
+/// Threaded by rows and blocks, with the reference's bits (random.cpp).
+void override_random(Backend& backend);
+}  // namespace halfstep::cpu
+
+namespace halfstep {
+namespace {
+
+constexpr Isa kAll[] = {Isa::avx512, Isa::avx2, Isa::portable};  // best first
+
+Backend backend_with(void (*override_entries)(Backend&)) {
+  Backend backend = reference_backend();
+  backend.name = "cpu";
+  cpu::override_random(backend);
+  override_entries(backend);
+  return backend;
+}
+
+}  // namespace
+
+std::string_view name_of(Isa isa) {
+  switch (isa) {
+    case Isa::portable:
+      return "portable";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+  }
+  fail("name_of", "not an Isa: {}", static_cast<int>(isa));
+}
+
+bool is_supported(Isa isa) {
+#if defined(__x86_64__)
+  // These ask the operating system, too, whether it saves the wide registers.
+  switch (isa) {
+    case Isa::portable:
+      return true;
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("fma");
+  }
+#endif
+  return isa == Isa::portable;
+}
+
+const Backend& cpu_backend_for(Isa isa) {
+  require(is_supported(isa), "cpu", "this build or this CPU does not run {} kernels", name_of(isa));
+#if defined(__x86_64__)
+  static const Backend avx2 = backend_with(cpu::avx2::override_entries);
+  static const Backend avx512 = backend_with(cpu::avx512::override_entries);
+  if (isa == Isa::avx512) return avx512;
+  if (isa == Isa::avx2) return avx2;
+#endif
+  static const Backend portable = backend_with(cpu::portable::override_entries);
+  return portable;
+}
+
+Isa selected_isa() {
+  if (const char* name = std::getenv("HALFSTEP_CPU")) {
+    for (Isa isa : kAll) {
+      if (name != name_of(isa)) continue;
+      require(is_supported(isa), "HALFSTEP_CPU", "this build or this CPU does not run {} kernels", name);
+      return isa;
+    }
+    fail("HALFSTEP_CPU", "expected portable, avx2 or avx512, got '{}'", name);
+  }
+  for (Isa isa : kAll) {
+    if (is_supported(isa)) return isa;
+  }
+  return Isa::portable;
+}
+
+const Backend& cpu_backend() {
+  static const Backend& backend = cpu_backend_for(selected_isa());
+  return backend;
+}
+
+}  // namespace halfstep

@@ -1,0 +1,195 @@
+// Elementwise entries. The formulas are those of tensor/formulas.h; here are only the loops around them.
+#include "tensor/cpu/kernels.h"
+#include "tensor/cpu/thread_pool.h"
+#include "tensor/cpu/walk.h"
+#include "tensor/formulas.h"
+
+namespace halfstep::cpu::inline HALFSTEP_ISA {
+namespace {
+
+// Elements per task: some microseconds of work.
+constexpr int64_t kGrain = 16384;
+
+// In the loops below an output may be the same array as an input; `ivdep` tells the compiler that there is no
+// other overlap, so that it vectorises in-place updates too.
+
+/// out = f(x) element by element.
+template <class Out, class In, class F>
+void map1(const Array& out_array, const Array& x_array, F f) {
+  Out* const out_data = out_array.as<Out>();
+  const In* const x_data = x_array.as<const In>();
+  const Walk<2> walk = walk_over(out_array, x_array);
+  parallel_for(walk.total, kGrain, [&walk, out_data, x_data, f](int64_t begin, int64_t end) {
+    walk.for_each_run(begin, end,
+                      [out_data, x_data, f](int64_t n, const int64_t* offset, const int64_t* step) {
+                        Out* out = out_data + offset[0];
+                        const In* x = x_data + offset[1];
+                        const int64_t so = step[0], sx = step[1];
+                        if (so == 1 && sx == 1) {
+#pragma GCC ivdep
+                          for (int64_t i = 0; i < n; ++i) out[i] = f(x[i]);
+                        } else {
+                          for (int64_t i = 0; i < n; ++i) out[i * so] = f(x[i * sx]);
+                        }
+                      });
+  });
+}
+
+/// out = f(x, y) element by element.
+template <class T, class F>
+void map2(const Array& out_array, const Array& x_array, const Array& y_array, F f) {
+  T* const out_data = out_array.as<T>();
+  const T* const x_data = x_array.as<const T>();
+  const T* const y_data = y_array.as<const T>();
+  const Walk<3> walk = walk_over(out_array, x_array, y_array);
+  parallel_for(walk.total, kGrain, [&walk, out_data, x_data, y_data, f](int64_t begin, int64_t end) {
+    walk.for_each_run(begin, end, [=](int64_t n, const int64_t* offset, const int64_t* step) {
+      T* out = out_data + offset[0];
+      const T* x = x_data + offset[1];
+      const T* y = y_data + offset[2];
+      const int64_t so = step[0], sx = step[1], sy = step[2];
+      if (so == 1 && sx == 1 && sy == 1) {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; ++i) out[i] = f(x[i], y[i]);
+      } else if (so == 1 && sx == 1 && sy == 0) {
+        const T value = *y;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; ++i) out[i] = f(x[i], value);
+      } else if (so == 1 && sx == 0 && sy == 1) {
+        const T value = *x;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; ++i) out[i] = f(value, y[i]);
+      } else {
+        for (int64_t i = 0; i < n; ++i) out[i * so] = f(x[i * sx], y[i * sy]);
+      }
+    });
+  });
+}
+
+template <class T, int Order>
+void unary_of(UnaryArgs op, const Array& out, const Array& x) {
+  formulas::visit_formula(op.op, [&](auto formula) {
+    map1<T, T>(out, x, [formula, p0 = op.p0, p1 = op.p1](T v) {
+      return formulas::derivative<Order>(formula, v, p0, p1);
+    });
+  });
+}
+
+template <class T>
+void unary_chain_of(UnaryArgs op, const Array& out, const Array& upstream, const Array& x) {
+  formulas::visit_formula(op.op, [&](auto formula) {
+    map2<T>(out, upstream, x, [formula, p0 = op.p0, p1 = op.p1](T up, T v) {
+      return up * formulas::derivative<1>(formula, v, p0, p1);
+    });
+  });
+}
+
+template <class T>
+void binary_of(BinaryOp op, double p0, const Array& out, const Array& a, const Array& b) {
+  formulas::visit_formula(op, [&](auto formula) {
+    map2<T>(out, a, b, [formula, p = static_cast<T>(p0)](T x, T y) { return formula(x, y, p); });
+  });
+}
+
+/// Moves elements of any type of this size.
+template <class T>
+void move_elements(const Array& out, const Array& in) {
+  map1<T, T>(out, in, [](T v) { return v; });
+}
+
+template <class T>
+void fill_with(const Array& out_array, T value) {
+  T* const data = out_array.as<T>();
+  const Walk<1> walk = walk_over(out_array);
+  parallel_for(walk.total, kGrain, [&walk, data, value](int64_t begin, int64_t end) {
+    walk.for_each_run(begin, end, [data, value](int64_t n, const int64_t* offset, const int64_t* step) {
+      T* out = data + offset[0];
+      if (step[0] == 1) {
+        for (int64_t i = 0; i < n; ++i) out[i] = value;
+      } else {
+        for (int64_t i = 0; i < n; ++i) out[i * step[0]] = value;
+      }
+    });
+  });
+}
+
+template <class T>
+void adam_of(const AdamArgs& args) {
+  const double* control = args.control.as<const double>();
+  if (control[3] - control[3] != 0) return;  // infinite or NaN
+  const double applied = control[0];
+  const T scale = static_cast<T>(control[2]), l2 = static_cast<T>(args.l2);
+  const T b1 = static_cast<T>(args.beta1), b2 = static_cast<T>(args.beta2);
+  const T one_minus_b1 = static_cast<T>(1 - args.beta1), one_minus_b2 = static_cast<T>(1 - args.beta2);
+  const T step = static_cast<T>(args.lr / (1 - ::pow(args.beta1, applied)));
+  const T v_correction = static_cast<T>(1 / (1 - ::pow(args.beta2, applied)));
+  const T eps = static_cast<T>(args.eps), decay = static_cast<T>(args.lr * args.weight_decay);
+  T* const param = args.param.as<T>();
+  T* const m = args.m.as<T>();
+  T* const v = args.v.as<T>();
+  const T* const grad = args.grad.as<const T>();
+  parallel_for(numel(args.param.shape), kGrain, [=](int64_t begin, int64_t end) {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) {
+      const T p = param[i], g = scale * grad[i] + l2 * p;
+      const T m_new = b1 * m[i] + one_minus_b1 * g, v_new = b2 * v[i] + one_minus_b2 * g * g;
+      m[i] = m_new;
+      v[i] = v_new;
+      param[i] = p - (step * m_new / (formulas::sqrt(v_new * v_correction) + eps) + decay * p);
+    }
+  });
+}
+
+}  // namespace
+
+void fill(Array out, double value) {
+  switch (out.dtype) {
+    case DType::f32:
+      return fill_with(out, static_cast<float>(value));
+    case DType::f64:
+      return fill_with(out, value);
+    default:
+      return reference_backend().fill(out, value);
+  }
+}
+
+void copy(Array out, Array in) {
+  if (out.dtype == in.dtype) {
+    switch (out.dtype) {
+      case DType::f32:
+        return move_elements<uint32_t>(out, in);
+      case DType::bf16:
+        return move_elements<uint16_t>(out, in);
+      case DType::f64:
+      case DType::i64:
+        return move_elements<uint64_t>(out, in);
+    }
+  }
+  if (out.dtype == DType::f64 && in.dtype == DType::f32)
+    return map1<double, float>(out, in, [](float v) { return double{v}; });
+  if (out.dtype == DType::f32 && in.dtype == DType::f64) {
+    return map1<float, double>(out, in, [](double v) { return static_cast<float>(v); });
+  }
+  reference_backend().copy(out, in);
+}
+
+void unary(UnaryArgs op, Array out, Array x) {
+  const bool single = x.dtype == DType::f32;
+  if (op.derivative == 0) return single ? unary_of<float, 0>(op, out, x) : unary_of<double, 0>(op, out, x);
+  if (op.derivative == 1) return single ? unary_of<float, 1>(op, out, x) : unary_of<double, 1>(op, out, x);
+  reference_backend().unary(op, out, x);  // only second derivatives of graphs come here
+}
+
+void unary_chain(UnaryArgs op, Array out, Array upstream, Array x) {
+  if (op.derivative != 1) return reference_backend().unary_chain(op, out, upstream, x);
+  x.dtype == DType::f32 ? unary_chain_of<float>(op, out, upstream, x)
+                        : unary_chain_of<double>(op, out, upstream, x);
+}
+
+void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
+  a.dtype == DType::f32 ? binary_of<float>(op, p0, out, a, b) : binary_of<double>(op, p0, out, a, b);
+}
+
+void adam(AdamArgs args) { args.param.dtype == DType::f32 ? adam_of<float>(args) : adam_of<double>(args); }
+
+}  // namespace halfstep::cpu::inline HALFSTEP_ISA

@@ -1,0 +1,238 @@
+// Group normalisation fused with its activation. Examples are shared out over the threads.
+#include "tensor/cpu/kernels.h"
+#include "tensor/cpu/simd.h"
+#include "tensor/cpu/thread_pool.h"
+#include "tensor/cpu/workspace.h"
+#include "tensor/formulas.h"
+
+namespace halfstep::cpu::inline HALFSTEP_ISA {
+namespace {
+
+// Per-channel factors are laid out for several pixels one after the other, so that the loops over elements
+// are long and plain however few channels there are.
+constexpr int64_t kTileElements = 1024;
+int64_t pixels_per_tile(int64_t channels) { return max(1, kTileElements / channels); }
+
+/// sums[c] += the sum over pixels of f(row[c]), where f takes and returns a vector of double, with channel c.
+template <class T, class F>
+void add_channel_sums(double* sums, const T* x, int64_t pixels, int64_t channels, F f) {
+  constexpr int L = kLanes<double>;
+  int64_t c = 0;
+  for (; c + L <= channels; c += L) {
+    Vector<double> even = load(sums + c), odd = {};
+    const T* p = x + c;
+    int64_t i = 0;
+    for (; i + 2 <= pixels; i += 2, p += 2 * channels) {
+      even += f(load_wide(p), c);
+      odd += f(load_wide(p + channels), c);
+    }
+    if (i < pixels) even += f(load_wide(p), c);
+    store(sums + c, even + odd);
+  }
+  for (; c < channels; ++c) {
+    double sum = 0;
+    for (int64_t i = 0; i < pixels; ++i) sum += f(Vector<double>{} + double{x[i * channels + c]}, c)[0];
+    sums[c] += sum;
+  }
+}
+
+/// Factors of one example, each [tile pixels][channels], in consecutive parts of a workspace.
+template <class T>
+struct Factors {
+  int64_t channels, tile;  ///< tile: elements
+  Workspace memory;
+  T* part(int i) const { return static_cast<T*>(memory.data) + i * tile; }
+
+  Factors(int64_t c, int parts)
+      : channels(c), tile(pixels_per_tile(c) * c), memory(sizeof(T) * pixels_per_tile(c) * c * parts) {}
+  /// Repeats the first `channels` elements of a part over the tile.
+  void repeat(int i) const {
+    T* p = part(i);
+    for (int64_t e = channels; e < tile; ++e) p[e] = p[e - channels];
+  }
+};
+
+template <class T>
+const T* channel_row(const Array& a, int64_t example) {
+  return a.as<const T>() + (a.shape[0] == 1 ? 0 : example * a.shape[1]);
+}
+
+template <class T>
+void forward_example(const GroupNormArgs& args, int64_t example, double* sums, const Factors<T>& factors) {
+  const int64_t pixels = args.x.shape[1], channels = args.x.shape[2], width = channels / args.groups;
+  const int64_t size = pixels * channels;
+  const T* const x = args.x.as<const T>() + example * size;
+  T* const y = args.y.as<T>() + example * size;
+  double* const means = sums + channels;
+  const double count = static_cast<double>(pixels * width);
+
+  // Two passes in double: the variance keeps its digits where the mean is much larger.
+  for (int64_t c = 0; c < channels; ++c) sums[c] = 0;
+  add_channel_sums(sums, x, pixels, channels, [](Vector<double> v, int64_t) { return v; });
+  for (int64_t first = 0; first < channels; first += width) {
+    double sum = 0;
+    for (int64_t c = 0; c < width; ++c) sum += sums[first + c];
+    for (int64_t c = 0; c < width; ++c) means[first + c] = sum / count;
+  }
+  for (int64_t c = 0; c < channels; ++c) sums[c] = 0;
+  const int64_t whole = channels / kLanes<double> * kLanes<double>;
+  add_channel_sums(sums, x, pixels, channels, [means, whole](Vector<double> v, int64_t c) {
+    const Vector<double> d = v - (c < whole ? load(means + c) : Vector<double>{} + means[c]);
+    return d * d;
+  });
+
+  T* const mean = factors.part(0);
+  T* const scale = factors.part(1);
+  T* const shift = factors.part(2);
+  const T* gain = channel_row<T>(args.gain, example);
+  const T* bias = channel_row<T>(args.bias, example);
+  for (int64_t g = 0; g < args.groups; ++g) {
+    double squares = 0;
+    for (int64_t c = g * width; c < (g + 1) * width; ++c) squares += sums[c];
+    const double rstd = 1 / formulas::sqrt(squares / count + args.eps);
+    args.mean.as<T>()[example * args.groups + g] = static_cast<T>(means[g * width]);
+    args.rstd.as<T>()[example * args.groups + g] = static_cast<T>(rstd);
+    for (int64_t c = g * width; c < (g + 1) * width; ++c) {
+      mean[c] = static_cast<T>(means[c]);
+      scale[c] = static_cast<T>(rstd * gain[c]);
+      // The rounding error of the mean, which is large beside a small deviation, is corrected here.
+      shift[c] = static_cast<T>(bias[c] - (means[c] - mean[c]) * rstd * gain[c]);
+    }
+  }
+  for (int i = 0; i < 3; ++i) factors.repeat(i);
+
+  const auto normalize = [&](auto activation) {
+    for (int64_t e = 0; e < size; e += factors.tile) {
+      const int64_t n = min(factors.tile, size - e);
+      const T* in = x + e;
+      T* out = y + e;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) out[i] = activation((in[i] - mean[i]) * scale[i] + shift[i]);
+    }
+  };
+  if (args.activation == Activation::silu) {
+    normalize([](T u) { return formulas::Silu{}(u, 0.0, 0.0); });
+  } else {
+    normalize([](T u) { return u; });
+  }
+}
+
+/// With h = (x - mean) rstd, u = h gain + bias and du = dy activation'(u), for each group
+/// dx = rstd (du gain - mean(du gain) - h mean(du gain h)).
+template <class T>
+void backward_example(const GroupNormBackwardArgs& args, int64_t example, double* sums,
+                      const Factors<T>& factors) {
+  const GroupNormArgs& f = args.forward;
+  const int64_t pixels = f.x.shape[1], channels = f.x.shape[2], width = channels / f.groups;
+  const int64_t size = pixels * channels;
+  const T* const x = f.x.as<const T>() + example * size;
+  const T* const dy = args.dy.as<const T>() + example * size;
+  T* const dx = args.dx.as<T>() + example * size;
+  double *const sum_du = sums, *const sum_du_h = sums + channels;
+
+  T* const mean = factors.part(0);
+  T* const rstd = factors.part(1);
+  T* const gain = factors.part(2);
+  T* const bias = factors.part(3);
+  T* const du_h = factors.part(4);
+  for (int64_t c = 0; c < channels; ++c) {
+    mean[c] = f.mean.as<const T>()[example * f.groups + c / width];
+    rstd[c] = f.rstd.as<const T>()[example * f.groups + c / width];
+    gain[c] = channel_row<T>(f.gain, example)[c];
+    bias[c] = channel_row<T>(f.bias, example)[c];
+    sum_du[c] = sum_du_h[c] = 0;
+  }
+  for (int i = 0; i < 4; ++i) factors.repeat(i);
+
+  // First pass: du (kept in dx) and the sums over pixels of du and du h.
+  const auto identity = [](Vector<double> v, int64_t) { return v; };
+  const auto first_pass = [&](auto slope) {
+    for (int64_t e = 0; e < size; e += factors.tile) {
+      const int64_t n = min(factors.tile, size - e);
+      const T *in = x + e, *up = dy + e;
+      T* du = dx + e;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) {
+        const T h = (in[i] - mean[i]) * rstd[i];
+        const T d = up[i] * slope(h * gain[i] + bias[i]);
+        du[i] = d;
+        du_h[i] = d * h;
+      }
+      add_channel_sums(sum_du, du, n / channels, channels, identity);
+      add_channel_sums(sum_du_h, du_h, n / channels, channels, identity);
+    }
+  };
+  if (f.activation == Activation::silu) {
+    // The slope of silu from one exponential; formulas::derivative spends two.
+    first_pass([](T u) {
+      const T s = formulas::sigmoid(u);
+      return s * (T(1) + u * (T(1) - s));
+    });
+  } else {
+    first_pass([](T) { return T(1); });
+  }
+
+  // Second pass: dx = a du - b - (x - mean) c. The parts of gain, bias and du h serve as a, b and c.
+  const double count = static_cast<double>(pixels * width);
+  for (int64_t first = 0; first < channels; first += width) {
+    double sum = 0, sum_h = 0;
+    for (int64_t c = first; c < first + width; ++c) {
+      sum += sum_du[c] * gain[c];
+      sum_h += sum_du_h[c] * gain[c];
+    }
+    for (int64_t c = first; c < first + width; ++c) {
+      args.dbias.as<T>()[example * channels + c] = static_cast<T>(sum_du[c]);
+      args.dgain.as<T>()[example * channels + c] = static_cast<T>(sum_du_h[c]);
+      const double r = rstd[c];
+      gain[c] = static_cast<T>(r * gain[c]);
+      bias[c] = static_cast<T>(r * sum / count);
+      du_h[c] = static_cast<T>(r * r * sum_h / count);
+    }
+  }
+  for (int i = 2; i < 5; ++i) factors.repeat(i);
+  for (int64_t e = 0; e < size; e += factors.tile) {
+    const int64_t n = min(factors.tile, size - e);
+    const T* in = x + e;
+    T* out = dx + e;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) out[i] = gain[i] * out[i] - bias[i] - (in[i] - mean[i]) * du_h[i];
+  }
+}
+
+/// Calls example(index, sums [2 * channels], factors) for every example.
+template <class T, class F>
+void for_each_example(const Array& x, int parts, F example) {
+  const int64_t channels = x.shape[2], size = max(1, x.shape[1] * channels);
+  if (numel(x.shape) == 0) return;
+  parallel_for(x.shape[0], max(1, 8192 / size), [=](int64_t begin, int64_t end) {
+    const Workspace sums(sizeof(double) * 2 * channels);
+    const Factors<T> factors(channels, parts);
+    for (int64_t i = begin; i < end; ++i) example(i, static_cast<double*>(sums.data), factors);
+  });
+}
+
+template <class T>
+void forward(const GroupNormArgs& args) {
+  for_each_example<T>(args.x, 3, [&args](int64_t i, double* sums, const Factors<T>& factors) {
+    forward_example(args, i, sums, factors);
+  });
+}
+
+template <class T>
+void backward(const GroupNormBackwardArgs& args) {
+  for_each_example<T>(args.forward.x, 5, [&args](int64_t i, double* sums, const Factors<T>& factors) {
+    backward_example(args, i, sums, factors);
+  });
+}
+
+}  // namespace
+
+void group_norm(GroupNormArgs args) {
+  args.x.dtype == DType::f32 ? forward<float>(args) : forward<double>(args);
+}
+
+void group_norm_backward(GroupNormBackwardArgs args) {
+  args.dx.dtype == DType::f32 ? backward<float>(args) : backward<double>(args);
+}
+
+}  // namespace halfstep::cpu::inline HALFSTEP_ISA

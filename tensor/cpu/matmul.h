@@ -1,0 +1,21 @@
+// Matrix product of strided matrices, for kernel sources only.
+#pragma once
+
+#include <cstdint>
+
+namespace halfstep::cpu::inline HALFSTEP_ISA {
+
+/// Element (i, j) is data[i * row + j * column].
+template <class T>
+struct Matrix {
+  T* data;
+  int64_t row, column;
+};
+
+/// c [m, n] = alpha * a [m, k] b [k, n] + bias [n] (+ c), for float and double. Threaded over tiles of c:
+/// every element of c is one sum over k in ascending order, however many threads there are.
+template <class T>
+void matmul(int64_t m, int64_t n, int64_t k, Matrix<const T> a, Matrix<const T> b, Matrix<T> c, const T* bias,
+            T alpha, bool accumulate);
+
+}  // namespace halfstep::cpu::inline HALFSTEP_ISA

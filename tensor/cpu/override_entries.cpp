@@ -1,0 +1,25 @@
+#include "tensor/cpu/kernels.h"
+
+namespace halfstep::cpu::inline HALFSTEP_ISA {
+
+void override_entries(Backend& backend) {
+  backend.fill = fill;
+  backend.copy = copy;
+  backend.unary = unary;
+  backend.unary_chain = unary_chain;
+  backend.binary = binary;
+  backend.reduce = reduce;
+  backend.gemm = gemm;
+  backend.conv2d_forward = conv2d_forward;
+  backend.conv2d_backward_data = conv2d_backward_data;
+  backend.conv2d_backward_kernel = conv2d_backward_kernel;
+  backend.softmax = softmax;
+  backend.softmax_backward = softmax_backward;
+  backend.attention = attention;
+  backend.attention_backward = attention_backward;
+  backend.group_norm = group_norm;
+  backend.group_norm_backward = group_norm_backward;
+  backend.adam = adam;
+}
+
+}  // namespace halfstep::cpu::inline HALFSTEP_ISA

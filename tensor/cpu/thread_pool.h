@@ -1,0 +1,34 @@
+// The worker threads of the CPU kernels.
+#pragma once
+
+#include <cstdint>
+
+namespace halfstep {
+
+/// Threads that kernels run on, the caller included: HALFSTEP_THREADS or the number of CPUs that this process
+/// may use, unless set_num_threads was called. Throws Error when HALFSTEP_THREADS is not a number from 1 to
+/// 1024.
+int num_threads();
+/// Throws Error outside 1 ... 1024. Not to be called from inside a kernel.
+void set_num_threads(int count);
+
+namespace cpu {
+
+/// Calls body(context, begin, end) for the blocks [0, grain), [grain, 2 grain) ... of [0, n), on all threads.
+/// The blocks depend on n and grain alone, and so do results that are computed block by block. A call from
+/// inside a body runs its blocks serially. The first exception of a body is rethrown after all threads have
+/// stopped. Bodies run with denormals flushed to zero (they are many times slower), on whichever thread.
+void run_blocks(int64_t n, int64_t grain, void (*body)(void* context, int64_t begin, int64_t end),
+                void* context);
+
+/// run_blocks for a callable fn(begin, end). In kernels fn must be a lambda: its unnamed type keeps the
+/// instantiation inside the instruction set that it was compiled for.
+template <class Function>
+void parallel_for(int64_t n, int64_t grain, Function fn) {
+  run_blocks(
+      n, grain,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<Function*>(context))(begin, end); }, &fn);
+}
+
+}  // namespace cpu
+}  // namespace halfstep

@@ -1,0 +1,823 @@
+// The CPU kernels against the reference backend: every instruction set that this machine runs, one, two and
+// three threads (with equal bits), sizes that fit no tile, and error bounds from the rounding of the sums.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tensor/cpu/cpu_backend.h"
+#include "tensor/cpu/thread_pool.h"
+#include "tensor/error.h"
+
+using namespace halfstep;
+
+namespace {
+
+/// Host memory with a window on it.
+template <class T>
+struct Host {
+  std::vector<T> values;
+  Shape shape;
+  Strides strides;
+  int64_t offset = 0;
+
+  Host() = default;
+  explicit Host(const Shape& s, T value = T(0))
+      : values(static_cast<size_t>(numel(s)), value), shape(s), strides(contiguous_strides(s)) {}
+
+  Array array() const {
+    // An empty vector may have no memory, but an Array without data counts as absent.
+    static T nothing{};
+    T* data = values.empty() ? &nothing : const_cast<T*>(values.data()) + offset;
+    return {data, dtype_of<T>(), shape, strides};
+  }
+  /// The window with two axes exchanged.
+  Host transposed(int a, int b) const {
+    Host t = *this;
+    std::swap(t.shape[a], t.shape[b]);
+    std::swap(t.strides[a], t.strides[b]);
+    return t;
+  }
+};
+
+std::mt19937 generator(7);
+
+template <class T>
+Host<T> random_host(const Shape& shape, double mean = 0, double deviation = 1) {
+  std::normal_distribution<double> normal(mean, deviation);
+  Host<T> host(shape);
+  for (T& v : host.values) v = static_cast<T>(normal(generator));
+  return host;
+}
+
+template <class T>
+Host<T> absolute(Host<T> host) {
+  for (T& v : host.values) v = std::abs(v);
+  return host;
+}
+
+template <class T>
+constexpr double kEps = std::numeric_limits<T>::epsilon();
+
+/// Calls f(backend) for every instruction set and number of threads.
+void for_each_cpu(const std::function<void(const Backend&)>& f) {
+  const int before = num_threads();
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    if (!is_supported(isa)) continue;
+    const std::string isa_name(name_of(isa));
+    CAPTURE(isa_name);
+    for (int threads : {1, 2, 3}) {
+      CAPTURE(threads);
+      set_num_threads(threads);
+      f(cpu_backend_for(isa));
+    }
+  }
+  set_num_threads(before);
+}
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+/// Runs an entry on copies of `outputs`: by the reference, then by every cpu backend. Checks
+/// |got - expected| <= bound[output][element] and equal bits for any number of threads.
+template <class T>
+void check_entry(const std::vector<Host<T>>& outputs,
+                 const std::function<void(const Backend&, const std::vector<Host<T>>&)>& run,
+                 const std::function<std::vector<Host<T>>(const std::vector<Host<T>>&)>& bounds_of) {
+  std::vector<Host<T>> expected = outputs;
+  run(reference_backend(), expected);
+  const std::vector<Host<T>> bounds = bounds_of(expected);
+  std::vector<Host<T>> first;
+  const Backend* first_backend = nullptr;
+  for_each_cpu([&](const Backend& backend) {
+    std::vector<Host<T>> got = outputs;
+    run(backend, got);
+    if (first_backend != &backend) {
+      first_backend = &backend;
+      first = got;
+    }
+    for (size_t o = 0; o < got.size(); ++o) {
+      CHECK(same_bits(got[o].values, first[o].values));
+      double worst = 0;  // in units of the bound
+      bool good = true;
+      for (size_t i = 0; i < got[o].values.size(); ++i) {
+        const double error = std::abs(double{got[o].values[i]} - double{expected[o].values[i]});
+        good = good && error <= bounds[o].values[i];
+        worst = std::max(worst, error / (bounds[o].values[i] + 1e-300));
+      }
+      CAPTURE(o);
+      CAPTURE(worst);
+      CHECK(good);
+    }
+  });
+}
+
+/// For linear entries: the same sums over absolute values, times the rounding of `length` additions.
+template <class T>
+std::function<std::vector<Host<T>>(const std::vector<Host<T>>&)> scaled_bounds(
+    const std::vector<Host<T>>& outputs,
+    const std::function<void(const Backend&, const std::vector<Host<T>>&)>& run_absolute, double length) {
+  std::vector<Host<T>> bounds = outputs;
+  for (Host<T>& b : bounds) b = absolute(b);
+  run_absolute(reference_backend(), bounds);
+  for (Host<T>& b : bounds) {
+    for (T& v : b.values) v = static_cast<T>(v * (length + 4) * kEps<T> + std::numeric_limits<T>::min());
+  }
+  return [bounds](const std::vector<Host<T>>&) { return bounds; };
+}
+
+// --- gemm
+// -------------------------------------------------------------------------------------------------------
+
+template <class T>
+void check_gemm(const Host<T>& a, const Host<T>& b, const Host<T>& c, const Host<T>& bias, double alpha,
+                double beta) {
+  const auto run_with = [=](const Host<T>& l, const Host<T>& r, const Host<T>& add, double scale) {
+    return [=](const Backend& backend, const std::vector<Host<T>>& out) {
+      const Array bias_array = add.shape.rank() == 0 ? Array{} : add.array();
+      backend.gemm({.a = l.array(),
+                    .b = r.array(),
+                    .c = out[0].array(),
+                    .bias = bias_array,
+                    .alpha = scale,
+                    .beta = beta});
+    };
+  };
+  const double k = static_cast<double>(a.shape.back());
+  check_entry<T>(
+      {c}, run_with(a, b, bias, alpha),
+      scaled_bounds<T>({c}, run_with(absolute(a), absolute(b), absolute(bias), std::abs(alpha)), k));
+}
+
+template <class T>
+void gemm_cases() {
+  const int64_t sizes[][3] = {{1, 1, 1},     {3, 17, 33},  {17, 3, 1},   {33, 33, 33}, {13, 0, 5},
+                              {0, 5, 3},     {5, 4, 0},    {12, 31, 32}, {97, 61, 67}, {25, 2101, 40},
+                              {64, 32, 128}, {24, 16, 64}, {1, 257, 96}, {300, 7, 2},  {131, 64, 16}};
+  for (const auto& [m, k, n] : sizes) {
+    CAPTURE(m);
+    CAPTURE(k);
+    CAPTURE(n);
+    const auto a = random_host<T>({m, k}), b = random_host<T>({k, n}), c = random_host<T>({m, n}),
+               bias = random_host<T>({n});
+    const auto at = random_host<T>({k, m}).transposed(0, 1), bt = random_host<T>({n, k}).transposed(0, 1),
+               ct = random_host<T>({n, m}).transposed(0, 1);
+    check_gemm(a, b, c, {}, 1, 0);
+    check_gemm(at, b, c, bias, 1, 1);
+    check_gemm(a, bt, c, bias, -0.5, 0);
+    check_gemm(at, bt, ct, {}, 2, 1);
+  }
+}
+
+TEST_CASE("gemm: any size, any strides, alpha, beta and bias") {
+  gemm_cases<float>();
+  gemm_cases<double>();
+}
+
+TEST_CASE("gemm: leading axes, broadcast by zero strides") {
+  const auto c = random_host<float>({3, 5, 9, 7});
+  auto a = random_host<float>({3, 5, 9, 4}), b = random_host<float>({3, 5, 4, 7});
+  check_gemm(a, b, c, {}, 1, 0);
+  auto shared_b = random_host<float>({4, 7});
+  shared_b.shape = {3, 5, 4, 7}, shared_b.strides = {0, 0, 7, 1};
+  check_gemm(a, shared_b, c, random_host<float>({7}), 1, 1);
+  auto shared_a = random_host<float>({5, 9, 4});
+  shared_a.shape = {3, 5, 9, 4}, shared_a.strides = {0, 36, 4, 1};
+  check_gemm(shared_a, shared_b, c, {}, 1, 0);
+  check_gemm(shared_a, b, c, {}, 1, 0);
+  check_gemm(random_host<float>({2, 9, 4}), random_host<float>({2, 4, 7}), random_host<float>({2, 9, 7}), {},
+             1, 0);
+  check_gemm(random_host<float>({0, 9, 4}), random_host<float>({0, 4, 7}), random_host<float>({0, 9, 7}), {},
+             1, 0);
+  // [B, L, H, D] seen as [B, H, L, D], as attention does.
+  check_gemm(random_host<float>({2, 5, 3, 4}).transposed(1, 2), random_host<float>({2, 3, 4, 6}),
+             random_host<float>({2, 5, 3, 6}).transposed(1, 2), {}, 1, 0);
+}
+
+TEST_CASE("gemm: with beta 0 the old C is not read") {
+  const auto a = random_host<float>({5, 3}), b = random_host<float>({3, 37});
+  for_each_cpu([&](const Backend& backend) {
+    Host<float> c({5, 37}, std::numeric_limits<float>::quiet_NaN());
+    backend.gemm({.a = a.array(), .b = b.array(), .c = c.array(), .bias = {}});
+    for (float v : c.values) CHECK(std::isfinite(v));
+  });
+}
+
+// --- convolution
+// ------------------------------------------------------------------------------------------------
+
+template <class T>
+void check_conv(int64_t batch, int64_t h, int64_t w, int64_t in, int64_t out, int64_t kh, int64_t kw,
+                const Conv2dGeometry& g) {
+  const int64_t oh = (h + g.pad_top + g.pad_bottom - kh) / g.stride_h + 1;
+  const int64_t ow = (w + g.pad_left + g.pad_right - kw) / g.stride_w + 1;
+  CAPTURE(batch);
+  CAPTURE(h);
+  CAPTURE(w);
+  CAPTURE(in);
+  CAPTURE(out);
+  CAPTURE(kh);
+  CAPTURE(kw);
+  CAPTURE(g.stride_h);
+  CAPTURE(g.pad_top);
+  const auto x = random_host<T>({batch, h, w, in}), kernel = random_host<T>({kh, kw, in, out}),
+             bias = random_host<T>({out}), y = random_host<T>({batch, oh, ow, out});
+  const Host<T> ax = absolute(x), ak = absolute(kernel), ab = absolute(bias), ay = absolute(y);
+  using Run = std::function<void(const Backend&, const std::vector<Host<T>>&)>;
+
+  const auto forward = [&](const Host<T>& in_x, const Host<T>& in_k, const Host<T>& in_b) -> Run {
+    return [=](const Backend& backend, const std::vector<Host<T>>& o) {
+      backend.conv2d_forward({in_x.array(), in_k.array(), in_b.array(), o[0].array(), g});
+    };
+  };
+  check_entry<T>({y}, forward(x, kernel, bias),
+                 scaled_bounds<T>({y}, forward(ax, ak, ab), static_cast<double>(kh * kw * in)));
+
+  const auto data = [&](const Host<T>& in_y, const Host<T>& in_k) -> Run {
+    return [=](const Backend& backend, const std::vector<Host<T>>& o) {
+      backend.conv2d_backward_data({o[0].array(), in_k.array(), {}, in_y.array(), g});
+    };
+  };
+  check_entry<T>({x}, data(y, kernel),
+                 scaled_bounds<T>({x}, data(ay, ak), static_cast<double>(kh * kw * out)));
+
+  const auto gradient = [&](const Host<T>& in_x, const Host<T>& in_y) -> Run {
+    return [=](const Backend& backend, const std::vector<Host<T>>& o) {
+      backend.conv2d_backward_kernel({in_x.array(), o[0].array(), {}, in_y.array(), g});
+    };
+  };
+  check_entry<T>({kernel}, gradient(x, y),
+                 scaled_bounds<T>({kernel}, gradient(ax, ay), static_cast<double>(batch * oh * ow)));
+}
+
+template <class T>
+void conv_cases() {
+  check_conv<T>(2, 7, 7, 32, 32, 3, 3, {1, 1, 1, 1, 1, 1});
+  check_conv<T>(3, 5, 6, 16, 33, 3, 3, {2, 2, 0, 1, 0, 1});
+  check_conv<T>(1, 1, 1, 1, 1, 1, 1, {});
+  check_conv<T>(5, 9, 8, 1, 17, 3, 3, {1, 1, 1, 1, 1, 1});
+  check_conv<T>(2, 9, 8, 17, 1, 3, 3, {1, 1, 1, 1, 1, 1});
+  check_conv<T>(2, 6, 5, 4, 3, 3, 3, {2, 1, 1, 0, 2, 1});
+  check_conv<T>(2, 8, 8, 48, 40, 1, 1, {});
+  check_conv<T>(2, 8, 9, 16, 16, 1, 1, {2, 2, 0, 0, 0, 0});  // pixels that no tap reaches
+  check_conv<T>(1, 11, 3, 5, 7, 5, 2, {3, 2, 2, 4, 3, 3});   // padding wider than the kernel
+  check_conv<T>(1, 2, 3, 16, 4, 3, 3, {1, 1, 2, 2, 2, 2});
+  check_conv<T>(1, 3, 3, 32, 5, 4, 4, {2, 2, 3, 3, 3, 3});
+  check_conv<T>(20, 5, 5, 16, 9, 3, 3, {1, 1, 1, 1, 1, 1});  // several groups of images
+  check_conv<T>(0, 4, 4, 3, 2, 3, 3, {1, 1, 1, 1, 1, 1});
+}
+
+TEST_CASE("conv2d: forward and both gradients, f32") { conv_cases<float>(); }
+TEST_CASE("conv2d: forward and both gradients, f64") { conv_cases<double>(); }
+TEST_CASE("conv2d: gradient of the kernel over many images") {
+  check_conv<float>(40, 14, 14, 16, 8, 3, 3, {1, 1, 1, 1, 1, 1});
+  check_conv<float>(40, 14, 14, 3, 8, 3, 3, {1, 1, 1, 1, 1, 1});
+}
+
+// --- elementwise
+// ------------------------------------------------------------------------------------------------
+
+/// Equal, but for results that the flushing of a denormal (perhaps one that was multiplied by up to 1000
+/// afterwards) turns into 0.
+template <class T>
+bool same_number(T a, T b) {
+  if (a != a || b != b) return a != a && b != b;
+  constexpr T kTiny = 1000 * std::numeric_limits<T>::min();
+  return a == b || (std::abs(a) < kTiny && std::abs(b) < kTiny);
+}
+
+/// The kernels evaluate the very formulas of the reference, without contraction: results are equal.
+template <class T>
+void check_equal(const Host<T>& output, const std::function<void(const Backend&, const Host<T>&)>& run) {
+  Host<T> expected = output;
+  run(reference_backend(), expected);
+  for_each_cpu([&](const Backend& backend) {
+    Host<T> got = output;
+    run(backend, got);
+    size_t different = 0;
+    for (size_t i = 0; i < got.values.size(); ++i)
+      different += !same_number(got.values[i], expected.values[i]);
+    CHECK(different == 0);
+  });
+}
+
+const UnaryOp kUnaryOps[] = {UnaryOp::affine, UnaryOp::exp,  UnaryOp::log,        UnaryOp::sqrt,
+                             UnaryOp::sin,    UnaryOp::cos,  UnaryOp::tanh,       UnaryOp::sigmoid,
+                             UnaryOp::silu,   UnaryOp::relu, UnaryOp::reciprocal, UnaryOp::pow,
+                             UnaryOp::clamp};
+const BinaryOp kBinaryOps[] = {BinaryOp::add,    BinaryOp::subtract, BinaryOp::multiply,
+                               BinaryOp::divide, BinaryOp::maximum,  BinaryOp::minimum,
+                               BinaryOp::less,   BinaryOp::equal,    BinaryOp::lerp};
+
+/// Positive numbers over many decades, their negatives, and the special ones.
+template <class T>
+Host<T> wide_range(const Shape& shape, bool negative) {
+  Host<T> host = random_host<T>(shape, 0, 3);
+  for (T& v : host.values) v = std::exp(v) * (negative && v > 0 ? T(-1) : T(1));
+  const T special[] = {T(0), T(1), T(100), std::numeric_limits<T>::infinity(),
+                       std::numeric_limits<T>::quiet_NaN()};
+  for (size_t i = 0; i < std::min<size_t>(5, host.values.size()); ++i)
+    host.values[host.values.size() - 1 - i] = special[i];
+  return host;
+}
+
+template <class T>
+void unary_cases() {
+  for (UnaryOp op : kUnaryOps) {
+    CAPTURE(static_cast<int>(op));
+    for (int derivative : {0, 1, 2}) {
+      CAPTURE(derivative);
+      for (const Shape& shape : {Shape{}, Shape{0}, Shape{17}, Shape{3, 5, 33}, Shape{20011}}) {
+        const Host<T> x = wide_range<T>(shape, op != UnaryOp::log && op != UnaryOp::pow),
+                      up = random_host<T>(shape);
+        const UnaryArgs args{.op = op, .derivative = derivative, .p0 = 0.75, .p1 = 1.5};
+        check_equal<T>(Host<T>(shape),
+                       [&](const Backend& b, const Host<T>& o) { b.unary(args, o.array(), x.array()); });
+        if (derivative > 0) {
+          check_equal<T>(Host<T>(shape), [&](const Backend& b, const Host<T>& o) {
+            b.unary_chain(args, o.array(), up.array(), x.array());
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("unary and unary_chain: every formula, f32") { unary_cases<float>(); }
+TEST_CASE("unary and unary_chain: every formula, f64") { unary_cases<double>(); }
+
+template <class T>
+void binary_cases() {
+  for (BinaryOp op : kBinaryOps) {
+    CAPTURE(static_cast<int>(op));
+    const Shape shape{7, 5, 3, 17};
+    const auto x = wide_range<T>(shape, true), y = random_host<T>(shape);
+    const auto run = [op](const Host<T>& l, const Host<T>& r) {
+      return [op, l, r](const Backend& b, const Host<T>& o) {
+        b.binary(op, 0.25, o.array(), l.array(), r.array());
+      };
+    };
+    check_equal<T>(Host<T>(shape), run(x, y));
+    check_equal<T>(Host<T>(shape), run(x, x));
+    // Broadcast: a channel row, a number per example, a column, one number.
+    for (const Strides& strides :
+         {Strides{0, 0, 0, 1}, Strides{1, 0, 0, 0}, Strides{0, 0, 1, 0}, Strides{0, 0, 0, 0}}) {
+      auto b = y;
+      b.strides = strides;
+      check_equal<T>(Host<T>(shape), run(x, b));
+      check_equal<T>(Host<T>(shape), run(b, x));
+    }
+    // Transposed operands and output.
+    check_equal<T>(Host<T>(shape).transposed(1, 3), run(x.transposed(1, 3), random_host<T>({7, 17, 3, 5})));
+    // In place, and empty.
+    check_equal<T>(
+        x, [&](const Backend& b, const Host<T>& o) { b.binary(op, 0.25, o.array(), o.array(), y.array()); });
+    check_equal<T>(
+        x, [&](const Backend& b, const Host<T>& o) { b.binary(op, 0.25, o.array(), y.array(), o.array()); });
+    check_equal<T>(Host<T>({3, 0}), run(Host<T>({3, 0}), Host<T>({3, 0})));
+  }
+  const auto large = random_host<T>({50021}), other = random_host<T>({50021});
+  check_equal<T>(large, [&](const Backend& b, const Host<T>& o) {
+    b.binary(BinaryOp::add, 0, o.array(), o.array(), other.array());
+  });
+}
+
+TEST_CASE("binary: every formula, broadcast, strided, in place") {
+  binary_cases<float>();
+  binary_cases<double>();
+}
+
+template <class Out, class In>
+void copy_cases() {
+  const Shape shape{6, 5, 70, 11};
+  Host<In> x(shape);
+  for (In& v : x.values) v = static_cast<In>(1000 * std::normal_distribution<double>()(generator));
+  const auto run = [](const Host<In>& in) {
+    return [in](const Backend& b, const Host<Out>& o) { b.copy(o.array(), in.array()); };
+  };
+  const auto check = [&](const Host<Out>& out, const Host<In>& in) {
+    Host<Out> expected = out;
+    run(in)(reference_backend(), expected);
+    for_each_cpu([&](const Backend& backend) {
+      Host<Out> got = out;
+      run(in)(backend, got);
+      CHECK(same_bits(got.values, expected.values));
+    });
+  };
+  check(Host<Out>(shape), x);
+  check(Host<Out>(shape).transposed(0, 3), x.transposed(0, 3));
+  check(Host<Out>({11, 5, 70, 6}), x.transposed(0, 3));
+  check(Host<Out>({6, 70, 5, 11}), x.transposed(1, 2));
+  auto expanded = x;
+  expanded.shape = {6, 5, 2, 70, 11}, expanded.strides = {x.strides[0], x.strides[1], 0, x.strides[2], 1};
+  check(Host<Out>(expanded.shape), expanded);
+  check(Host<Out>(), Host<In>({}, In(3)));
+}
+
+TEST_CASE("copy: strides and conversions") {
+  copy_cases<float, float>();
+  copy_cases<double, double>();
+  copy_cases<int64_t, int64_t>();
+  copy_cases<double, float>();
+  copy_cases<float, double>();
+  copy_cases<int64_t, float>();
+  copy_cases<float, int64_t>();
+}
+
+TEST_CASE("copy: bf16") {
+  const auto x = random_host<float>({1000});
+  std::vector<uint16_t> stored(1000), moved(1000);
+  const Array bf16{stored.data(), DType::bf16, {1000}, {1}},
+      bf16_moved{moved.data(), DType::bf16, {1000}, {1}};
+  for_each_cpu([&](const Backend& backend) {
+    Host<float> back({1000});
+    backend.copy(bf16, x.array());
+    backend.copy(bf16_moved, bf16);
+    backend.copy(back.array(), bf16_moved);
+    // Rounded to nearest with 8 bits of mantissa.
+    for (size_t i = 0; i < 1000; ++i)
+      CHECK(std::abs(back.values[i] - x.values[i]) <= 0x1p-8f * std::abs(x.values[i]));
+  });
+}
+
+TEST_CASE("fill: contiguous, strided and integer") {
+  for_each_cpu([&](const Backend& backend) {
+    Host<float> a({70001});
+    backend.fill(a.array(), 2.5);
+    CHECK(std::all_of(a.values.begin(), a.values.end(), [](float v) { return v == 2.5f; }));
+    Host<double> b({4, 6});
+    auto every_second = b;
+    every_second.shape = {4, 3}, every_second.strides = {6, 2};
+    backend.fill(every_second.array(), -1);
+    for (size_t i = 0; i < 24; ++i) CHECK(every_second.values[i] == (i % 2 == 0 ? -1 : 0));
+    Host<int64_t> c({5});
+    backend.fill(c.array(), 7);
+    CHECK(std::all_of(c.values.begin(), c.values.end(), [](int64_t v) { return v == 7; }));
+  });
+}
+
+// --- reductions
+// -------------------------------------------------------------------------------------------------
+
+template <class T>
+void check_reduce(const Host<T>& x, const std::vector<int>& axes) {
+  Shape kept = x.shape;
+  double count = 1;
+  for (int axis : axes) {
+    count *= static_cast<double>(kept[axis]);
+    kept[axis] = 1;
+  }
+  const auto run_with = [](ReduceOp op, const Host<T>& in) {
+    return
+        [op, in](const Backend& b, const std::vector<Host<T>>& o) { b.reduce(op, o[0].array(), in.array()); };
+  };
+  // Pairwise summation of f32 loses log2(n) roundings at most; f64 is summed in blocks.
+  const double length = std::is_same_v<T, float> ? std::log2(count + 1) : count;
+  const Host<T> out(kept, T(99));
+  check_entry<T>({out}, run_with(ReduceOp::sum, x),
+                 scaled_bounds<T>({out}, run_with(ReduceOp::sum, absolute(x)), length));
+  check_equal<T>(out,
+                 [&](const Backend& b, const Host<T>& o) { b.reduce(ReduceOp::max, o.array(), x.array()); });
+}
+
+template <class T>
+void reduce_cases() {
+  const auto x = random_host<T>({3, 17, 5, 33}, 1);
+  for (const std::vector<int>& axes : std::vector<std::vector<int>>{
+           {0, 1, 2, 3}, {0, 1, 2}, {1, 2}, {3}, {2, 3}, {0}, {1}, {2}, {0, 2}, {1, 3}, {0, 3}, {}}) {
+    CAPTURE(axes.size());
+    check_reduce(x, axes);
+    check_reduce(x.transposed(0, 3), axes);
+    check_reduce(x.transposed(1, 2), axes);
+    auto broadcast = x;
+    broadcast.strides = {0, 0, 33, 1};
+    check_reduce(broadcast, axes);
+  }
+  check_reduce(random_host<T>({4, 3, 2, 5, 2, 7}), {2, 4});
+  check_reduce(random_host<T>({4, 3, 2, 5, 2, 1}), {2, 4});
+  check_reduce(random_host<T>({200003}, 1), {0});
+  check_reduce(random_host<T>({5003, 37}, 1), {0});
+  check_reduce(random_host<T>({3, 1501}, 1), {0});
+  check_reduce(random_host<T>({3, 40009}, 1), {1});
+  check_reduce(random_host<T>({40, 1000, 3}, 1), {1});
+  check_reduce(random_host<T>({1, 1}), {0, 1});
+  check_reduce(Host<T>(Shape{}, T(2)), {});
+  check_reduce(Host<T>({0, 3}), {0});
+  check_reduce(Host<T>({3, 0}), {1});
+  check_reduce(Host<T>({0, 3}), {1});
+}
+
+TEST_CASE("reduce: every pattern of axes, f32") { reduce_cases<float>(); }
+TEST_CASE("reduce: every pattern of axes, f64") { reduce_cases<double>(); }
+
+TEST_CASE("reduce: an f64 result of f32 numbers, and NaN") {
+  auto x = random_host<float>({100003}, 1);
+  double exact = 0;
+  for (float v : x.values) exact += v;
+  for_each_cpu([&](const Backend& backend) {
+    Host<double> sum({1});
+    backend.reduce(ReduceOp::sum, sum.array(), x.array());
+    CHECK(std::abs(sum.values[0] - exact) <= 1e5 * kEps<double> * 2e5);
+  });
+  x.values[70000] = std::numeric_limits<float>::quiet_NaN();
+  for_each_cpu([&](const Backend& backend) {
+    for (ReduceOp op : {ReduceOp::sum, ReduceOp::max}) {
+      Host<float> result({1});
+      backend.reduce(op, result.array(), x.array());
+      CHECK(std::isnan(result.values[0]));
+    }
+  });
+}
+
+// --- group norm
+// -------------------------------------------------------------------------------------------------
+
+/// Largest absolute value.
+template <class T>
+double largest(const Host<T>& host) {
+  double result = 0;
+  for (T v : host.values) result = std::max(result, std::abs(double{v}));
+  return result;
+}
+
+/// A bound of `roundings` of the largest value of each output.
+template <class T>
+std::function<std::vector<Host<T>>(const std::vector<Host<T>>&)> relative_bounds(double roundings) {
+  return [roundings](const std::vector<Host<T>>& expected) {
+    std::vector<Host<T>> result = expected;
+    for (Host<T>& r : result) {
+      std::fill(r.values.begin(), r.values.end(), static_cast<T>(roundings * kEps<T> * largest(r)));
+    }
+    return result;
+  };
+}
+
+/// Forward and backward; x has this mean and deviation 1.
+template <class T>
+void check_group_norm(int64_t batch, int64_t pixels, int64_t channels, int groups, int64_t rows,
+                      Activation activation, double x_mean) {
+  CAPTURE(batch);
+  CAPTURE(pixels);
+  CAPTURE(channels);
+  CAPTURE(x_mean);
+  const auto x = random_host<T>({batch, pixels, channels}, x_mean),
+             dy = random_host<T>({batch, pixels, channels});
+  const auto gain = random_host<T>({rows, channels}), bias = random_host<T>({rows, channels});
+  const Host<T> like_x({batch, pixels, channels}), like_gain({batch, channels}), statistics({batch, groups});
+  Host<T> y = like_x, mean = statistics, rstd = statistics;
+  const auto args_of = [&](const Host<T>& out, const Host<T>& m, const Host<T>& r) {
+    return GroupNormArgs{x.array(), gain.array(), bias.array(), out.array(), m.array(),
+                         r.array(), groups,       1e-6,         activation};
+  };
+  reference_backend().group_norm(args_of(y, mean, rstd));
+  // x - mean is rounded relative to x, and then divided by the deviation.
+  const double roundings = 20 + 2 * largest(x) * largest(rstd);
+  check_entry<T>(
+      {like_x, statistics, statistics},
+      [&](const Backend& b, const std::vector<Host<T>>& o) { b.group_norm(args_of(o[0], o[1], o[2])); },
+      relative_bounds<T>(roundings));
+  // The terms of dx are of this size; in small groups they cancel almost entirely. The sums run over pixels.
+  const double dx_scale = largest(rstd) * largest(dy) * largest(gain);
+  const double dgain_scale = largest(dy) * std::sqrt(static_cast<double>(channels / groups * pixels));
+  check_entry<T>(
+      {like_x, like_gain, like_gain},
+      [&](const Backend& b, const std::vector<Host<T>>& o) {
+        b.group_norm_backward(
+            {args_of({}, mean, rstd), dy.array(), o[0].array(), o[1].array(), o[2].array()});
+      },
+      [&](std::vector<Host<T>> bounds) {
+        for (size_t o = 0; o < 3; ++o) {
+          const double scale = o == 0 ? dx_scale : dgain_scale;
+          std::fill(bounds[o].values.begin(), bounds[o].values.end(),
+                    static_cast<T>(3 * roundings * kEps<T> * scale));
+        }
+        return bounds;
+      });
+}
+
+template <class T>
+void group_norm_cases() {
+  for (Activation activation : {Activation::none, Activation::silu}) {
+    check_group_norm<T>(2, 49, 32, 8, 1, activation, 0);
+    check_group_norm<T>(3, 17, 33, 3, 3, activation, 0);
+    check_group_norm<T>(1, 1, 6, 3, 1, activation, 0);
+    check_group_norm<T>(5, 7, 17, 17, 5, activation, 0);
+    check_group_norm<T>(2, 13, 1030, 2, 1, activation, 0);
+    check_group_norm<T>(4, 100, 24, 1, 4, activation, 0);
+    check_group_norm<T>(2, 196, 16, 4, 2, activation, 600);
+  }
+  check_group_norm<T>(0, 4, 4, 2, 1, Activation::silu, 0);
+}
+
+TEST_CASE("group norm: shapes, rows of gain, large means, f32") { group_norm_cases<float>(); }
+TEST_CASE("group norm: shapes, rows of gain, large means, f64") { group_norm_cases<double>(); }
+
+// --- softmax and attention
+// --------------------------------------------------------------------------------------
+
+template <class T>
+void softmax_cases() {
+  for (const Shape& shape : {Shape{1, 1}, Shape{3, 17}, Shape{5, 33}, Shape{2, 3, 1000}, Shape{700, 10},
+                             Shape{0, 4}, Shape{4, 0}}) {
+    const auto x = random_host<T>(shape, 0, 4), dy = random_host<T>(shape);
+    Host<T> y(shape);
+    // Rounding of x - max (|x - max| < 40), of the exponential, and of the sum in 16 ways.
+    const double roundings = 40 + static_cast<double>(shape.back()) / 16 + 20;
+    check_entry<T>(
+        {y}, [&](const Backend& b, const std::vector<Host<T>>& o) { b.softmax(o[0].array(), x.array()); },
+        relative_bounds<T>(roundings));
+    reference_backend().softmax(y.array(), x.array());
+    check_entry<T>(
+        {y},
+        [&](const Backend& b, const std::vector<Host<T>>& o) {
+          b.softmax_backward(o[0].array(), dy.array(), y.array());
+        },
+        relative_bounds<T>(roundings));
+  }
+}
+
+TEST_CASE("softmax and its gradient") {
+  softmax_cases<float>();
+  softmax_cases<double>();
+}
+
+template <class T>
+void check_attention(int64_t batch, int64_t length, int64_t keys, int64_t heads, int64_t width) {
+  CAPTURE(length);
+  CAPTURE(keys);
+  CAPTURE(width);
+  // q, k and v as parts of one projection: strided.
+  const auto packed = random_host<T>({batch, std::max(length, keys), 3, heads, width});
+  const auto part = [&](int which, int64_t rows) {
+    Host<T> h = packed;
+    h.shape = {batch, rows, heads, width};
+    h.strides = {packed.strides[0], packed.strides[1], width, 1};
+    h.offset = which * heads * width;
+    return h;
+  };
+  const Host<T> q = part(0, length), k = part(1, keys), v = part(2, keys);
+  Host<T> out({batch, length, heads, width}), lse({batch, heads, length});
+  const double scale = 1 / std::sqrt(static_cast<double>(width));
+  const auto args_of = [&](const Host<T>& o, const Host<T>& l) {
+    return AttentionArgs{q.array(), k.array(), v.array(), o.array(), l.array(), scale};
+  };
+  // Scores are sums over `width`, outputs sums over `keys` of weights that carry the error of the scores.
+  const double roundings = 4 * static_cast<double>(width + keys) + 40;
+  check_entry<T>(
+      {out, lse}, [&](const Backend& b, const std::vector<Host<T>>& o) { b.attention(args_of(o[0], o[1])); },
+      relative_bounds<T>(roundings));
+  reference_backend().attention(args_of(out, lse));
+  const auto d_out = random_host<T>(out.shape);
+  const Host<T> dq(q.shape), dk(k.shape);
+  check_entry<T>(
+      {dq, dk, dk},
+      [&](const Backend& b, const std::vector<Host<T>>& o) {
+        b.attention_backward({args_of(out, lse), d_out.array(), o[0].array(), o[1].array(), o[2].array()});
+      },
+      relative_bounds<T>(roundings + 4 * static_cast<double>(length)));
+}
+
+TEST_CASE("attention and its gradient") {
+  check_attention<float>(2, 49, 49, 2, 32);
+  check_attention<float>(1, 1, 1, 1, 1);
+  check_attention<float>(3, 17, 33, 3, 7);
+  check_attention<float>(1, 200, 131, 1, 16);
+  check_attention<double>(2, 13, 5, 2, 3);
+  check_attention<double>(1, 101, 97, 1, 8);
+}
+
+// --- random, optimiser
+// ------------------------------------------------------------------------------------------
+
+template <class T>
+void random_cases() {
+  for (RandomKind kind : {RandomKind::uniform, RandomKind::normal}) {
+    for (const Shape& shape : {Shape{3, 17}, Shape{1, 40001}, Shape{300, 784}, Shape{0, 5}, Shape{5, 0}}) {
+      check_equal<T>(Host<T>(shape), [&](const Backend& b, const Host<T>& o) {
+        b.random({.kind = kind, .out = o.array(), .seed = 3, .stream = uint64_t{1} << 40, .first_row = 11});
+      });
+    }
+  }
+  for (int64_t n : {0, 1, 33, 50003}) {
+    const auto x = random_host<T>({n});
+    check_equal<T>(Host<T>({n}), [&](const Backend& b, const Host<T>& o) {
+      b.dropout({.x = x.array(), .y = o.array(), .p = 0.3, .seed = 5, .stream = 9});
+    });
+  }
+}
+
+TEST_CASE("random and dropout: the reference's bits") {
+  random_cases<float>();
+  random_cases<double>();
+}
+
+template <class T>
+void adam_cases() {
+  for (int64_t n : {1, 17, 40003}) {
+    const auto param = random_host<T>({n}), grad = random_host<T>({n}), m = random_host<T>({n}, 0, 0.1),
+               v = absolute(random_host<T>({n}, 0, 0.1));
+    Host<double> control({4});
+    const auto run = [&](const Backend& b, const std::vector<Host<T>>& o) {
+      b.adam({.param = o[0].array(),
+              .grad = grad.array(),
+              .m = o[1].array(),
+              .v = o[2].array(),
+              .control = control.array(),
+              .lr = 1e-2,
+              .beta1 = 0.9,
+              .beta2 = 0.999,
+              .eps = 1e-8,
+              .weight_decay = 0.01,
+              .l2 = 0.1});
+    };
+    control.values = {3, 0, 0.5, 2};
+    // Some ten roundings of numbers below 8 each.
+    check_entry<T>({param, m, v}, run, relative_bounds<T>(30));
+    for (double norm : {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+      control.values = {3, 1, 0, norm};
+      check_entry<T>({param, m, v}, run, relative_bounds<T>(0));
+    }
+  }
+}
+
+TEST_CASE("adam") {
+  adam_cases<float>();
+  adam_cases<double>();
+}
+
+// --- threads and selection
+// --------------------------------------------------------------------------------------
+
+TEST_CASE("parallel_for: every index once, in blocks that the number of threads does not move") {
+  const int before = num_threads();
+  for (int threads : {1, 2, 3, 8}) {
+    set_num_threads(threads);
+    CHECK(num_threads() == threads);
+    for (int repeat = 0; repeat < 200; ++repeat) {
+      std::vector<int> count(1000);
+      std::atomic<bool> aligned = true;
+      cpu::parallel_for(1000, 7, [&](int64_t begin, int64_t end) {
+        if (begin % 7 != 0 || end != std::min<int64_t>(1000, begin + 7)) aligned = false;
+        for (int64_t i = begin; i < end; ++i) ++count[i];
+      });
+      REQUIRE(aligned);
+      REQUIRE(std::all_of(count.begin(), count.end(), [](int c) { return c == 1; }));
+    }
+  }
+  set_num_threads(before);
+}
+
+TEST_CASE("parallel_for: nested calls, exceptions, nothing to do") {
+  const int before = num_threads();
+  for (int threads : {1, 3}) {
+    set_num_threads(threads);
+    std::atomic<int> inner = 0;
+    cpu::parallel_for(
+        10, 1, [&](int64_t, int64_t) { cpu::parallel_for(10, 1, [&](int64_t, int64_t) { ++inner; }); });
+    CHECK(inner == 100);
+    cpu::parallel_for(0, 5, [&](int64_t, int64_t) { inner = 0; });
+    CHECK(inner == 100);
+    CHECK_THROWS_AS(cpu::parallel_for(100, 1,
+                                      [](int64_t begin, int64_t) {
+                                        if (begin == 50) throw std::runtime_error("block 50");
+                                      }),
+                    std::runtime_error);
+    cpu::parallel_for(10, 1, [&](int64_t, int64_t) { --inner; });  // still usable
+    CHECK(inner == 90);
+  }
+  set_num_threads(before);
+  CHECK_THROWS_AS(set_num_threads(0), Error);
+  CHECK_THROWS_AS(set_num_threads(5000), Error);
+}
+
+TEST_CASE("HALFSTEP_CPU chooses the kernels, and an unknown name is an error") {
+  const char* set = std::getenv("HALFSTEP_CPU");
+  const std::string before = set ? set : "";
+  setenv("HALFSTEP_CPU", "portable", 1);
+  CHECK(selected_isa() == Isa::portable);
+  setenv("HALFSTEP_CPU", "sse9", 1);
+  CHECK_THROWS_WITH_AS(selected_isa(), "[HALFSTEP_CPU] expected portable, avx2 or avx512, got 'sse9'", Error);
+  for (Isa isa : {Isa::avx2, Isa::avx512}) {
+    setenv("HALFSTEP_CPU", std::string(name_of(isa)).c_str(), 1);
+    if (is_supported(isa)) {
+      CHECK(selected_isa() == isa);
+    } else {
+      CHECK_THROWS_AS(selected_isa(), Error);
+      CHECK_THROWS_AS(cpu_backend_for(isa), Error);
+    }
+  }
+  set ? setenv("HALFSTEP_CPU", before.c_str(), 1) : unsetenv("HALFSTEP_CPU");
+}
+
+}  // namespace
