@@ -1,5 +1,4 @@
 // Configurations as JSON values, for the files that contain one. Not a public header: it needs nlohmann_json.
-// needs nlohmann_json, so public headers do not include it.
 #pragma once
 
 #include <nlohmann/json.hpp>
