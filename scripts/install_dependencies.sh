@@ -8,7 +8,7 @@ source "$(dirname "$0")/common.sh"
 
 # cmake: Meson finds doctest through it.
 packages=(meson ninja-build g++ pkg-config cmake libfmt-dev doctest-dev libstb-dev libcli11-dev nlohmann-json3-dev
-  zlib1g-dev dataset-fashion-mnist)
+  zlib1g-dev libeigen3-dev dataset-fashion-mnist)
 ci=false
 for argument; do
   case $argument in
