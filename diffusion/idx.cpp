@@ -155,7 +155,7 @@ Dataset load_dataset(const std::string& folder, Split split) {
 }
 
 std::string default_dataset_folder() {
-  const std::string folder(kFashionMnist);
+  std::string folder(kFashionMnist);
   std::error_code error;
   require(fs::is_directory(folder, error), "data", "expected Fashion-MNIST in '{}', found nothing; {}",
           folder, kHint);

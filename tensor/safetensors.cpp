@@ -226,7 +226,7 @@ class Parser {
     const char* data = data_.data() + entry.begin;
     const TensorOptions options{entry.type->dtype, &device};
     if (entry.type->bytes == size_of(entry.type->dtype)) {
-      const Tensor tensor = Tensor::empty(entry.shape, options);
+      Tensor tensor = Tensor::empty(entry.shape, options);
       device.backend.upload(tensor.array().data, data, entry.end - entry.begin);
       return tensor;
     }

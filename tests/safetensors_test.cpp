@@ -224,6 +224,7 @@ TEST_CASE("wrong files are refused with file, byte and expectation") {
   check(file_of(one("F32", "[2]", "[18446744073709551608,18446744073709551615]"), eight),
         "within the 8 bytes");
   check(file_of(one("F32", "[3]", "[0,8]"), eight), "expected 12 bytes for F32 (3,), got 8");
+  check(file_of(one("F32", "[1]", "[0,8]"), eight), "expected 4 bytes for F32 (1,), got 8");
   check(file_of(one("F32", "[2]", "[0,8]"), eight + "x"), "expected the end of the file, got 1 more bytes");
   check(file_of(one("F32", "[1]", "[4,8]"), eight), "a hole");
   const std::string second = R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":)";
