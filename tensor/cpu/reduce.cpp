@@ -54,24 +54,27 @@ Nest nest_of(const Array& out, const Array& x) {
   return nest;
 }
 
-/// acc[0 .. count) <- the rows x + offset for elements [begin, end) of inner.
+/// acc[0 .. count) <- the rows x + offset for elements [begin, end) of inner, four rows at a time.
 template <class Op, class T>
 void reduce_rows(double* acc, int64_t count, const T* x, const Walk<1>& inner, int64_t begin, int64_t end) {
   const Op op;
-  inner.for_each_run(begin, end, [=](int64_t n, const int64_t* offset, const int64_t* step) {
-    const T* row = x + offset[0];
-    const int64_t s = step[0];
-    int64_t r = 0;
-    for (; r + 4 <= n; r += 4, row += 4 * s) {
-      const T *r1 = row + s, *r2 = r1 + s, *r3 = r2 + s;
+  const T* rows[4];
+  int held = 0;
+  inner.for_each_run(begin, end, [&](int64_t n, const int64_t* offset, const int64_t* step) {
+    for (int64_t r = 0; r < n; ++r) {
+      rows[held++] = x + offset[0] + r * step[0];
+      if (held < 4) continue;
+      held = 0;
+      const T *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
 #pragma GCC ivdep
-      for (int64_t i = 0; i < count; ++i) acc[i] = op(acc[i], op(op(row[i], r1[i]), op(r2[i], r3[i])));
-    }
-    for (; r < n; ++r, row += s) {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < count; ++i) acc[i] = op(acc[i], row[i]);
+      for (int64_t i = 0; i < count; ++i) acc[i] = op(acc[i], op(op(r0[i], r1[i]), op(r2[i], r3[i])));
     }
   });
+  for (int r = 0; r < held; ++r) {
+    const T* row = rows[r];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) acc[i] = op(acc[i], row[i]);
+  }
 }
 
 /// The same with a single output: kWays partial results along each run.
@@ -110,30 +113,50 @@ void reduce_of(const Array& out_array, const Array& x_array) {
   const Workspace memory(blocks > 1 ? sizeof(double) * nest.outer.total * blocks * nest.row : 0);
   double* const partials = static_cast<double*>(memory.data);
 
-  parallel_for(tasks, max(1, kBlock / per_task),
-               [&nest, x, out, column_blocks, block, blocks, partials](int64_t begin, int64_t end) {
-                 double acc[kRow];
-                 for (int64_t task = begin; task < end; ++task) {
-                   const int64_t column = task % column_blocks * kRow, count = min(kRow, nest.row - column);
-                   const int64_t b = task / column_blocks % blocks, o = task / column_blocks / blocks;
-                   int64_t offset[2];
-                   nest.outer.locate(o, offset);
-                   const int64_t first = b * block, last = min(nest.inner.total, first + block);
-                   if (nest.row == 1) {
-                     acc[0] = reduce_run<Op>(x + offset[0], nest.inner, first, last);
-                   } else {
-                     for (int64_t i = 0; i < count; ++i) acc[i] = Op::kStart;
-                     reduce_rows<Op>(acc, count, x + offset[0] + column, nest.inner, first, last);
-                   }
-                   if (blocks > 1) {
-                     std::memcpy(partials + (o * blocks + b) * nest.row + column, acc,
-                                 sizeof(double) * count);
-                   } else {
-                     Out* y = out + offset[1] + column * nest.row_out_step;
-                     for (int64_t i = 0; i < count; ++i) y[i * nest.row_out_step] = static_cast<Out>(acc[i]);
-                   }
-                 }
-               });
+  parallel_for(
+      tasks, max(1, kBlock / per_task),
+      [&nest, x, out, column_blocks, block, blocks, partials](int64_t begin, int64_t end) {
+        alignas(64) double acc[kRow];
+        const auto reduce_block = [&](const T* start, int64_t count, int64_t b) {
+          const int64_t first = b * block, last = min(nest.inner.total, first + block);
+          if (nest.row == 1) {
+            acc[0] = reduce_run<Op>(start, nest.inner, first, last);
+          } else {
+            for (int64_t i = 0; i < count; ++i) acc[i] = Op::kStart;
+            reduce_rows<Op>(acc, count, start, nest.inner, first, last);
+          }
+        };
+        const auto finish = [&](Out* y, int64_t count) {
+          const int64_t step = nest.row_out_step;
+          if (step == 1) {
+            for (int64_t i = 0; i < count; ++i) y[i] = static_cast<Out>(acc[i]);
+          } else {
+            for (int64_t i = 0; i < count; ++i) y[i * step] = static_cast<Out>(acc[i]);
+          }
+        };
+        if (blocks == 1 &&
+            column_blocks == 1) {  // a task per output: many small ones, walked without divisions
+          nest.outer.for_each_run(begin, end, [&](int64_t n, const int64_t* offset, const int64_t* step) {
+            for (int64_t i = 0; i < n; ++i) {
+              reduce_block(x + offset[0] + i * step[0], nest.row, 0);
+              finish(out + offset[1] + i * step[1], nest.row);
+            }
+          });
+          return;
+        }
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t column = task % column_blocks * kRow, count = min(kRow, nest.row - column);
+          const int64_t b = task / column_blocks % blocks, o = task / column_blocks / blocks;
+          int64_t offset[2];
+          nest.outer.locate(o, offset);
+          reduce_block(x + offset[0] + column, count, b);
+          if (blocks > 1) {
+            std::memcpy(partials + (o * blocks + b) * nest.row + column, acc, sizeof(double) * count);
+          } else {
+            finish(out + offset[1] + column * nest.row_out_step, count);
+          }
+        }
+      });
   if (blocks == 1) return;
   parallel_for(nest.outer.total, max(1, kBlock / (blocks * nest.row)),
                [&nest, out, blocks, partials](int64_t begin, int64_t end) {

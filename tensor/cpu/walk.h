@@ -46,17 +46,16 @@ struct Walk {
     static constexpr int64_t kNoStep[N] = {};
     int64_t offset[N];
     if (begin >= end) return;
-    if (rank == 0) {
-      locate(0, offset);
-      run(int64_t{1}, offset, kNoStep);
-      return;
-    }
-    int64_t index[kMaxRank], number = begin;
-    for (int loop = 0; loop < rank; ++loop) {
+    if (rank == 0) return run(int64_t{1}, kNoStep, kNoStep);
+    int64_t index[kMaxRank] = {};
+    for (int64_t loop = 0, number = begin; number > 0 && loop < rank; ++loop) {
       index[loop] = number % size[loop];
       number /= size[loop];
     }
-    locate(begin, offset);
+    for (int a = 0; a < N; ++a) {
+      offset[a] = 0;
+      for (int loop = 0; loop < rank; ++loop) offset[a] += index[loop] * step[loop][a];
+    }
     while (begin < end) {
       const int64_t count = min(size[0] - index[0], end - begin);
       run(count, offset, step[0]);
