@@ -1,28 +1,12 @@
 #include "nn/module.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "tensor/error.h"
+#include "tensor/nearest.h"
 
 namespace halfstep::detail {
 namespace {
-
-/// Levenshtein distance: the smallest number of inserted, deleted or replaced characters.
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i] != b[j]);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
-    }
-  }
-  return row[b.size()];
-}
 
 /// "what: a, b, c and 12 more"; empty for no items.
 std::string listing(std::string_view what, const std::vector<std::string>& items) {
@@ -46,14 +30,11 @@ void copy_state(std::string_view where, const TensorMap& from, const TensorMap& 
       mismatched.push_back(
           fmt::format("{} (expected {}, got {})", name, str(expected.shape()), str(found->second.shape())));
   }
-  for (const auto& entry : from) {
-    const std::string& name = entry.first;
+  for (const auto& [name, tensor] : from) {
     if (to.contains(name) || !name.starts_with(prefix)) continue;
     // Near means near to a name that nothing was given for: that is the likely spelling mistake.
-    const auto nearest = std::min_element(missing.begin(), missing.end(), [&](const auto& a, const auto& b) {
-      return edit_distance(name, a) < edit_distance(name, b);
-    });
-    unexpected.push_back(nearest == missing.end() ? name : fmt::format("{} (nearest: {})", name, *nearest));
+    const std::string nearest = nearest_name(name, missing);
+    unexpected.push_back(nearest.empty() ? name : fmt::format("{} (nearest: {})", name, nearest));
   }
   if (!missing.empty() || !unexpected.empty() || !mismatched.empty())
     fail(where, "expected exactly {} tensors{}{}{}; was the state saved with another configuration?",
