@@ -62,7 +62,10 @@ constexpr const char* kLabels = "train-labels-idx1-ubyte";
 /// The message with which a data set of these two files is refused.
 std::string refusal(const std::string& images, const std::string& labels) {
   static const TemporaryFolder folder;
-  // Not write_file: there are thousands of these files, and forcing each of them to the disk takes its time.
+  // Thousands of these files are made, so they must not wait for the disk: not by write_file, and not over a
+  // file that exists, which some file systems take as a wish to be safe.
+  std::filesystem::remove(folder / kImages);
+  std::filesystem::remove(folder / kLabels);
   std::ofstream(folder / kImages, std::ios::binary) << images;
   std::ofstream(folder / kLabels, std::ios::binary) << labels;
   try {
