@@ -165,7 +165,8 @@ void gemm_cases() {
   const int64_t sizes[][3] = {{1, 1, 1},     {3, 17, 33},  {17, 3, 1},   {33, 33, 33}, {13, 0, 5},
                               {0, 5, 3},     {5, 4, 0},    {12, 31, 32}, {97, 61, 67}, {25, 2101, 40},
                               {64, 32, 128}, {24, 16, 64}, {1, 257, 96}, {300, 7, 2},  {131, 64, 16}};
-  for (const auto& [m, k, n] : sizes) {
+  for (const auto& size : sizes) {
+    const int64_t m = size[0], k = size[1], n = size[2];
     CAPTURE(m);
     CAPTURE(k);
     CAPTURE(n);

@@ -46,8 +46,7 @@ T largest(int64_t n, const T* x) {
 /// y = exp(x - shift), also in place.
 template <class T>
 void shifted_exp(int64_t n, T* y, const T* x, T shift) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) y[i] = formulas::exp(x[i] - shift);
+  independent_loop(n, [&](int64_t i) { y[i] = formulas::exp(x[i] - shift); });
 }
 
 template <class T>
@@ -85,8 +84,7 @@ void softmax_backward_of(const Array& dx_array, const Array& dy_array, const Arr
     const T *dy = dy_data + offset, *y = y_data + offset;
     T* dx = dx_data + offset;
     const T mean = dot(n, dy, y);
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) dx[i] = y[i] * (dy[i] - mean);
+    independent_loop(n, [&](int64_t i) { dx[i] = y[i] * (dy[i] - mean); });
   });
 }
 

@@ -10,9 +10,6 @@ namespace {
 // Elements per task: some microseconds of work.
 constexpr int64_t kGrain = 16384;
 
-// In the loops below an output may be the same array as an input; `ivdep` tells the compiler that there is no
-// other overlap, so that it vectorises in-place updates too.
-
 /// out = f(x) element by element.
 template <class Out, class In, class F>
 void map1(const Array& out_array, const Array& x_array, F f) {
@@ -26,8 +23,7 @@ void map1(const Array& out_array, const Array& x_array, F f) {
                         const In* x = x_data + offset[1];
                         const int64_t so = step[0], sx = step[1];
                         if (so == 1 && sx == 1) {
-#pragma GCC ivdep
-                          for (int64_t i = 0; i < n; ++i) out[i] = f(x[i]);
+                          independent_loop(n, [&](int64_t i) { out[i] = f(x[i]); });
                         } else {
                           for (int64_t i = 0; i < n; ++i) out[i * so] = f(x[i * sx]);
                         }
@@ -49,16 +45,13 @@ void map2(const Array& out_array, const Array& x_array, const Array& y_array, F 
       const T* y = y_data + offset[2];
       const int64_t so = step[0], sx = step[1], sy = step[2];
       if (so == 1 && sx == 1 && sy == 1) {
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; ++i) out[i] = f(x[i], y[i]);
+        independent_loop(n, [&](int64_t i) { out[i] = f(x[i], y[i]); });
       } else if (so == 1 && sx == 1 && sy == 0) {
         const T value = *y;
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; ++i) out[i] = f(x[i], value);
+        independent_loop(n, [&](int64_t i) { out[i] = f(x[i], value); });
       } else if (so == 1 && sx == 0 && sy == 1) {
         const T value = *x;
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; ++i) out[i] = f(value, y[i]);
+        independent_loop(n, [&](int64_t i) { out[i] = f(value, y[i]); });
       } else {
         for (int64_t i = 0; i < n; ++i) out[i * so] = f(x[i * sx], y[i * sy]);
       }
@@ -129,14 +122,14 @@ void adam_of(const AdamArgs& args) {
   T* const v = args.v.as<T>();
   const T* const grad = args.grad.as<const T>();
   parallel_for(numel(args.param.shape), kGrain, [=](int64_t begin, int64_t end) {
-#pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) {
+    independent_loop(end - begin, [=](int64_t offset) {
+      const int64_t i = begin + offset;
       const T p = param[i], g = scale * grad[i] + l2 * p;
       const T m_new = b1 * m[i] + one_minus_b1 * g, v_new = b2 * v[i] + one_minus_b2 * g * g;
       m[i] = m_new;
       v[i] = v_new;
       param[i] = p - (step * m_new / (formulas::sqrt(v_new * v_correction) + eps) + decay * p);
-    }
+    });
   });
 }
 

@@ -106,8 +106,7 @@ void forward_example(const GroupNormArgs& args, int64_t example, double* sums, c
       const int64_t n = min(factors.tile, size - e);
       const T* in = x + e;
       T* out = y + e;
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) out[i] = activation((in[i] - mean[i]) * scale[i] + shift[i]);
+      independent_loop(n, [&](int64_t i) { out[i] = activation((in[i] - mean[i]) * scale[i] + shift[i]); });
     }
   };
   if (args.activation == Activation::silu) {
@@ -151,13 +150,12 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
       const int64_t n = min(factors.tile, size - e);
       const T *in = x + e, *up = dy + e;
       T* du = dx + e;
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) {
+      independent_loop(n, [&](int64_t i) {
         const T h = (in[i] - mean[i]) * rstd[i];
         const T d = up[i] * slope(h * gain[i] + bias[i]);
         du[i] = d;
         du_h[i] = d * h;
-      }
+      });
       add_channel_sums(sum_du, du, n / channels, channels, identity);
       add_channel_sums(sum_du_h, du_h, n / channels, channels, identity);
     }
@@ -194,8 +192,8 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
     const int64_t n = min(factors.tile, size - e);
     const T* in = x + e;
     T* out = dx + e;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) out[i] = gain[i] * out[i] - bias[i] - (in[i] - mean[i]) * du_h[i];
+    independent_loop(n,
+                     [&](int64_t i) { out[i] = gain[i] * out[i] - bias[i] - (in[i] - mean[i]) * du_h[i]; });
   }
 }
 

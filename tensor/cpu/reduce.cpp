@@ -66,14 +66,13 @@ void reduce_rows(double* acc, int64_t count, const T* x, const Walk<1>& inner, i
       if (held < 4) continue;
       held = 0;
       const T *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
-#pragma GCC ivdep
-      for (int64_t i = 0; i < count; ++i) acc[i] = op(acc[i], op(op(r0[i], r1[i]), op(r2[i], r3[i])));
+      independent_loop(count,
+                       [&](int64_t i) { acc[i] = op(acc[i], op(op(r0[i], r1[i]), op(r2[i], r3[i]))); });
     }
   });
   for (int r = 0; r < held; ++r) {
     const T* row = rows[r];
-#pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) acc[i] = op(acc[i], row[i]);
+    independent_loop(count, [&](int64_t i) { acc[i] = op(acc[i], row[i]); });
   }
 }
 

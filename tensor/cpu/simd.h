@@ -55,6 +55,18 @@ inline Vector<double> load_wide(const float* p) {
   return __builtin_convertvector(v, Vector<double>);
 }
 
+/// Calls body(i) for i < n, telling the compiler that no iteration reads what another one writes. Without
+/// that it would not vectorise a loop whose output may be the same array as its input.
+template <class Body>
+[[gnu::always_inline]] inline void independent_loop(int64_t n, Body body) {
+#if defined(__clang__)
+#pragma clang loop vectorize(assume_safety)
+#else
+#pragma GCC ivdep
+#endif
+  for (int64_t i = 0; i < n; ++i) body(i);
+}
+
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
