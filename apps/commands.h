@@ -1,0 +1,15 @@
+// The subcommands of `halfstep`, one file each. Every function adds its subcommand to the program.
+#pragma once
+
+#include "apps/options.h"
+
+namespace halfstep {
+
+Command add_train(CLI::App& program);
+Command add_distill(CLI::App& program);
+Command add_sample(CLI::App& program);
+Command add_predict(CLI::App& program);
+Command add_info(CLI::App& program);
+Command add_demo(CLI::App& program);
+
+}  // namespace halfstep
