@@ -103,10 +103,12 @@ double entropy(const std::vector<int64_t>& histogram) {
   return result;
 }
 
-Tensor first_images(const Dataset& dataset, int64_t count) {
+Tensor first_images(const Dataset& dataset, int64_t count, bool mirrored) {
   std::vector<int64_t> indices(static_cast<size_t>(count));
   std::iota(indices.begin(), indices.end(), 0);
-  return images_at(dataset, indices);
+  std::vector<uint8_t> flip(indices.size());
+  for (size_t i = 0; i < flip.size(); ++i) flip[i] = mirrored && i % 2 == 1;
+  return images_at(dataset, indices, flip);
 }
 
 Extractor train_extractor(const Dataset& train, const Dataset& test, const Recipe& recipe,

@@ -85,7 +85,8 @@ void save_extractor(const std::string& path, const Extractor& extractor);
 /// Throws Error unless the file is an extractor for pictures like those of `dataset`.
 Extractor load_extractor(const std::string& path, const Dataset& dataset);
 
-/// All pictures with index below `count`: f32 [count, H, W, C] in [-1, 1], not mirrored.
-Tensor first_images(const Dataset& dataset, int64_t count);
+/// The first `count` pictures: f32 [count, H, W, C] in [-1, 1]. With `mirrored`, those of odd index are
+/// mirrored left to right: the pictures that a model trained with random mirroring imitates.
+Tensor first_images(const Dataset& dataset, int64_t count, bool mirrored = false);
 
 }  // namespace halfstep::quality

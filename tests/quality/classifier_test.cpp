@@ -68,6 +68,20 @@ TEST_CASE("entropy of histograms") {
   CHECK(entropy({1, 3}) == doctest::Approx(0.25 * std::log(4) + 0.75 * std::log(4.0 / 3)).epsilon(1e-15));
 }
 
+TEST_CASE("every second picture is mirrored where asked") {
+  Dataset dataset = bars(2);
+  dataset.pixels[0] = dataset.pixels[64] = 51;  // the upper left corners
+  const auto corners = [&](bool mirrored) {     // left and right, of both pictures
+    const Tensor x = first_images(dataset, 2, mirrored);
+    CHECK(x.shape() == Shape{2, 8, 8, 1});
+    const std::vector<float> v = x.to_vector<float>();
+    return std::vector<float>{v[0], v[7], v[64], v[71]};
+  };
+  const float corner = 51 / 127.5f - 1;
+  CHECK(corners(false) == std::vector<float>{corner, 1, corner, 1});
+  CHECK(corners(true) == std::vector<float>{corner, 1, 1, corner});
+}
+
 TEST_CASE("the classifier learns, and reads pictures the same in any company") {
   const Extractor extractor = trained_on_bars();
   CHECK(extractor.test_accuracy == 1);

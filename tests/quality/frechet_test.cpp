@@ -73,6 +73,24 @@ TEST_CASE("2 x 2 covariances that do not commute") {
   CHECK(frechet_distance(b, a) == doctest::Approx(expected).epsilon(1e-13));
 }
 
+TEST_CASE("a covariance of rank 1 against one of full rank") {
+  // S_a = u u^T: the only eigenvalue of S_a S_b is u^T S_b u.
+  const int64_t dimension = 40;
+  const std::vector<double> u = random_normal({dimension}, {7, 4}, 0, {DType::f64}).to_vector<double>();
+  const FeatureStatistics b = feature_statistics(normal_features(300, dimension, 5));
+  FeatureStatistics a{b.mean, {}};
+  double eigenvalue = 0;
+  for (size_t i = 0; i < u.size(); ++i) {
+    for (size_t j = 0; j < u.size(); ++j) {
+      a.covariance.push_back(u[i] * u[j]);
+      eigenvalue += u[i] * b.covariance[i * u.size() + j] * u[j];
+    }
+  }
+  const double expected = trace(a) + trace(b) - 2 * std::sqrt(eigenvalue);
+  CHECK(frechet_distance(a, b) == doctest::Approx(expected).epsilon(1e-12));
+  CHECK(frechet_distance(b, a) == doctest::Approx(expected).epsilon(1e-12));
+}
+
 TEST_CASE("a set has distance 0 to itself, also where its covariance is singular") {
   for (const int64_t count : {2, 20, 300}) {  // ranks 1, 19 and 40
     CAPTURE(count);

@@ -19,9 +19,10 @@ CLASSES = 10
 
 
 def picture(label, rng):
-    """Bytes of a picture whose class is how many rows are bright; grey and noise differ."""
+    """Bytes of a picture whose class is how many rows are bright; grey and noise differ, noise to the right."""
     grey = rng.randrange(100)
-    return bytes(255 if row < 2 * label + 2 else grey + rng.randrange(30) for row in range(SIDE) for _ in range(SIDE))
+    return bytes(255 if row < 2 * label + 2 else grey + rng.randrange(2 + column)
+                 for row in range(SIDE) for column in range(SIDE))
 
 
 def write_idx(folder, prefix, pictures, labels):
@@ -90,8 +91,9 @@ class QualityCommand(unittest.TestCase):
         self.assertGreaterEqual(self.first["extractor"]["test_accuracy"], 0.9)
         # The pictures of the reference set itself, up to rounding of f32 in bytes / 127.5 - 1.
         self.assertLess(abs(same["frechet_distance"]), 1e-3 * noise["frechet_distance"])
-        self.assertLess(self.first["train_floor"][0]["frechet_distance"], one_class["frechet_distance"] / 5)
-        self.assertLess(one_class["frechet_distance"], noise["frechet_distance"] * 100)
+        floor = self.first["train_floor"][0]["frechet_distance"]  # other pictures of the same kind
+        self.assertGreater(floor, 10 * abs(same["frechet_distance"]))
+        self.assertLess(floor, one_class["frechet_distance"] / 5)
         self.assertAlmostEqual(same["class_entropy"], math.log(CLASSES), delta=0.1)
         self.assertLess(one_class["class_entropy"], 0.5)
         self.assertEqual([sum(f["class_histogram"]) for f in self.first["files"]], [100, 100, 100])
@@ -112,6 +114,16 @@ class QualityCommand(unittest.TestCase):
         self.assertEqual([row[-1] for row in rows], ["floor)", str(self.folder / "same")])
         write_samples(self.folder / "fewer", self.test_pictures[:60])
         self.assertIn("must not be compared", self.run_json(["same", "fewer"])["warnings"][0])
+
+    def test_mirrored_reference(self):
+        mirrored = [sum((p[row * SIDE:(row + 1) * SIDE][::-1] for row in range(SIDE)), []) if i % 2 else p
+                    for i, p in enumerate(self.test_pictures)]
+        write_samples(self.folder / "mirrored", mirrored)
+        result = self.run_json(["mirrored", "noise"], "--mirrored")
+        self.assertTrue(result["reference"]["mirrored"])
+        distances, plain = ([f["frechet_distance"] for f in r["files"]] for r in (result, self.first))
+        self.assertLess(abs(distances[0]), 1e-3 * distances[1])
+        self.assertNotEqual(distances[1], plain[2])  # of noise
 
     def test_wrong_input(self):
         write_samples(self.folder / "small", [[0.0] * 49] * 4, shape=[4, 7, 7, 1])
