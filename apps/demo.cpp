@@ -64,16 +64,45 @@ Plan read_plan(const std::string& path) {
   return plan;
 }
 
-/// Seconds of one call, after two calls that fill caches.
-double measure(const std::function<void()>& update, const std::atomic<bool>& stop) {
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// Fills in the seconds of one update of each kind. The two alternate and the median counts, so that a
+/// machine that is busy for a moment does not distort the plan.
+void measure(Plan& plan, const Dataset& data, Device& device, const std::atomic<bool>& stop) {
   constexpr int kWarmUp = 2, kMeasured = 5;
-  double start = 0;
-  for (int i = 0; i < kWarmUp + kMeasured; ++i) {
-    if (i == kWarmUp) start = now();
-    update();
+  Trainer teacher(plan.teacher, device), student(plan.student, device);
+  const Denoiser teacher_denoiser = make_denoiser(teacher.unet(), plan.teacher.model.prediction);
+  const auto source_of = [&](const TrainConfig& train) {
+    return BatchSource(data, train.batch_size, train.seed, train.flip, device);
+  };
+  BatchSource teacher_batches = source_of(plan.teacher.train),
+              student_batches = source_of(plan.student.train);
+  const auto seconds_of = [&](Trainer& trainer, BatchSource& batches, const auto& update) {
+    const double start = now();
+    Batch batch = batches.batch(trainer.step());
+    if (!trainer.config().model.unet.conditional()) batch.label = {};
+    update(batch);
+    trainer.take_mean_loss();  // waits for the device
     if (stop) throw Interrupted("demo", "stopped while measuring; nothing is lost, start again");
+    return now() - start;
+  };
+  std::vector<double> training, distillation;
+  for (int i = 0; i < kWarmUp + kMeasured; ++i) {
+    const double first =
+        seconds_of(teacher, teacher_batches, [&](const Batch& batch) { teacher.update(batch); });
+    const double second = seconds_of(student, student_batches, [&](const Batch& batch) {
+      student.update(batch, teacher_denoiser, kTeacherSteps / 2);
+    });
+    if (i < kWarmUp) continue;
+    training.push_back(first);
+    distillation.push_back(second);
   }
-  return (now() - start) / kMeasured;
+  plan.seconds_per_update = median(training);
+  plan.seconds_per_distillation_update = median(distillation);
 }
 
 /// Updates that fit into `seconds`, and settings that depend on their number.
@@ -87,38 +116,14 @@ void spend(TrainConfig& train, double seconds, double seconds_per_update) {
   train.checkpoint_every = updates_in(kSecondsPerCheckpoint);
 }
 
-/// Measures both kinds of update and divides the time.
-Plan make_plan(Plan plan, const Dataset& data, Device& device, const std::atomic<bool>& stop) {
+/// Measures and divides the time that is left then.
+void make_plan(Plan& plan, const Dataset& data, Device& device, const std::atomic<bool>& stop) {
   fmt::print(stderr, "measuring the time of an update ...\n");
   const double start = now();
-  {
-    Trainer trainer(plan.teacher, device), student(plan.student, device);
-    BatchSource batches(data, plan.teacher.train.batch_size, plan.teacher.train.seed, plan.teacher.train.flip,
-                        device);
-    const bool conditional = plan.teacher.model.unet.conditional();
-    const auto next_batch = [&](const Trainer& t) {
-      Batch batch = batches.batch(t.step());
-      if (!conditional) batch.label = {};
-      return batch;
-    };
-    const Denoiser teacher = make_denoiser(trainer.unet(), plan.teacher.model.prediction);
-    plan.seconds_per_update = measure(
-        [&] {
-          trainer.update(next_batch(trainer));
-          trainer.take_mean_loss();  // waits for the device
-        },
-        stop);
-    plan.seconds_per_distillation_update = measure(
-        [&] {
-          student.update(next_batch(student), teacher, kTeacherSteps / 2);
-          student.take_mean_loss();
-        },
-        stop);
-  }
+  measure(plan, data, device, stop);
   const double seconds = std::max(0.0, 60 * plan.minutes - (now() - start));
   spend(plan.teacher.train, kTeacherShare * seconds, plan.seconds_per_update);
   spend(plan.student.train, kHalvingShare * seconds, plan.seconds_per_distillation_update);
-  return plan;
 }
 
 /// Time and rate of the updates that led to a run's result, from its log; a run that was resumed may have
@@ -184,7 +189,7 @@ Plan DemoCommand::plan(const Dataset& dataset, Device& device, const std::atomic
     *config = read_settings(config_file, Json::object(), for_pictures_of(dataset, *config));
     config->train.seed = seed;
   }
-  plan = make_plan(plan, dataset, device, stop);
+  make_plan(plan, dataset, device, stop);
   create_folders(out);
   write_file(path, to_json(plan).dump(2) + "\n");
   return plan;

@@ -36,7 +36,8 @@ def write_data(folder, side=SIDE, compressed=False):
     pixels = bytearray()
     for k in range(COUNT):
         shift, slope = numbers.random() * 6.28, (k % CLASSES) + 1
-        pixels += bytes(int(127.5 + 120 * math.sin(shift + 0.7 * (x + slope * y))) for y in range(side) for x in range(side))
+        pixels += bytes(int(127.5 + 120 * math.sin(shift + 0.7 * (x + slope * y))) for y in range(side)
+                        for x in range(side))
     files = {
         "train-images-idx3-ubyte": struct.pack(">IIII", 0x803, COUNT, side, side) + bytes(pixels),
         "train-labels-idx1-ubyte": struct.pack(">II", 0x801, COUNT) + bytes(k % CLASSES for k in range(COUNT)),
@@ -208,7 +209,8 @@ def test_train(run, checks):
                  "plain progress lines on stderr", result.stderr)
     checks.equal(sorted(p.name for p in run.path(checkpoint).iterdir()),
                  ["config.json", "model.safetensors", "state.safetensors"], "files of a checkpoint")
-    result = checks.runs(run.train("json", "--max-steps", 2, "--json", "--threads", 1, "--device", "cpu"), "train --json")
+    result = checks.runs(run.train("json", "--max-steps", 2, "--json", "--threads", 1, "--device", "cpu"),
+                         "train --json")
     checks.equal(json.loads(result.stdout)["checkpoint"], "json/step-00000002", "--json")
 
     checks.refuses(run.train("teacher"), 1, "teacher", "--resume")
@@ -239,7 +241,8 @@ def test_settings(run, checks):
     checks.equal(shown["train"]["batch_size"], 5, "flag over file")
     checks.equal(shown["train"]["learning_rate"], 0.003, "file over default")
     checks.equal(shown["train"]["loss"], "snr+1", "default")
-    checks.equal([shown["model"][k] for k in ("height", "width", "in_channels")], [SIDE, SIDE, 1], "size of the pictures")
+    checks.equal([shown["model"][k] for k in ("height", "width", "in_channels")], [SIDE, SIDE, 1],
+                 "size of the pictures")
     checks.equal(shown["model"]["out_channels"], 2, "output channels follow from the prediction")
     checks.check(not run.path("x").exists(), "--print-config starts no run")
     (run.path("shown.json")).write_text(json.dumps(shown))
@@ -344,7 +347,11 @@ def test_noise_and_trajectory(run, checks):
     pixels, count, steps = SIDE * SIDE, 3, 4
     shape = [count, SIDE, SIDE, 1]
     noise, step_noise = normals(count * pixels), normals(steps * count * pixels, seed=6)
-    write_tensors(run.path("noise"), {"noise": ("F32", shape, noise), "step_noise": ("F32", [steps, *shape], step_noise)})
+    def write_noise(step_noise):
+        write_tensors(run.path("noise"), {"noise": ("F32", shape, noise),
+                                          "step_noise": ("F32", [steps, *shape], step_noise)})
+
+    write_noise(step_noise)
     checks.runs(run("sample", "teacher", "--steps", steps, "--noise", "noise", "--tensors", "s", "--trajectory", "t"),
                 "--noise and --trajectory")
     samples, way = run.tensors("s")["samples"], run.tensors("t")
@@ -374,11 +381,11 @@ def test_noise_and_trajectory(run, checks):
     for index, changes in ((0, False), (1, True)):
         other = list(step_noise)
         other[index * size:(index + 1) * size] = [0.0] * size
-        write_tensors(run.path("noise"), {"noise": ("F32", shape, noise), "step_noise": ("F32", [steps, *shape], other)})
+        write_noise(other)
         run(*ancestral, "w")
         checks.equal(run.tensors("w") != run.tensors("v"), changes, f"noise of step index {index} is used")
-    checks.refuses(run("sample", "teacher", "--steps", 5, "--sampler", "ancestral", "--noise", "noise", "--tensors", "x"),
-                   1, "step noise")
+    checks.refuses(run("sample", "teacher", "--steps", 5, "--sampler", "ancestral", "--noise", "noise", "--tensors",
+                       "x"), 1, "step noise")
 
     checks.runs(run("sample", "teacher", "--noise", "noise", "--num", count, "--tensors", "x"), "--num that agrees")
     checks.refuses(run("sample", "teacher", "--noise", "noise", "--num", 2, "--tensors", "x"), 1, "--num", "3")
@@ -399,7 +406,8 @@ def test_predict(run, checks):
     pixels, count = SIDE * SIDE, 3
     values, logsnr = normals(count * pixels), [-5.0, 0.25, 3.5]
     for dtype in ("F32", "F64"):
-        write_tensors(run.path("in"), {"x": (dtype, [count, SIDE, SIDE, 1], values), "logsnr": (dtype, [count], logsnr)})
+        write_tensors(run.path("in"), {"x": (dtype, [count, SIDE, SIDE, 1], values),
+                                       "logsnr": (dtype, [count], logsnr)})
         checks.runs(run("predict", "teacher", "--in", "in", "--out", "out" + dtype), f"predict in {dtype}")
         checks.equal(run.tensors("out" + dtype)["out"][:2], (dtype, [count, SIDE, SIDE, 1]), f"form of out, {dtype}")
     exact = run.tensors("outF64")["out"][2]
@@ -412,7 +420,8 @@ def test_predict(run, checks):
     # With v prediction the sampler's x_hat is alpha z - sigma v: predict and sample agree.
     write_tensors(run.path("noise"), {"noise": ("F32", [count, SIDE, SIDE, 1], values)})
     run("sample", "teacher", "--steps", 1, "--no-clip", "--noise", "noise", "--tensors", "s")
-    write_tensors(run.path("in"), {"x": ("F64", [count, SIDE, SIDE, 1], values), "logsnr": ("F64", [count], [-20.0] * 3)})
+    write_tensors(run.path("in"), {"x": ("F64", [count, SIDE, SIDE, 1], values),
+                                   "logsnr": ("F64", [count], [-20.0] * 3)})
     run("predict", "teacher", "--in", "in", "--out", "v")
     alpha, sigma = math.sqrt(1 / (1 + math.exp(20))), math.sqrt(1 / (1 + math.exp(-20)))
     expected = [alpha * z - sigma * v for z, v in zip(values, run.tensors("v")["out"][2])]
@@ -442,7 +451,8 @@ def test_classes(run, checks):
     x, shape = normals(SIDE * SIDE), [1, SIDE, SIDE, 1]
     outputs = set()
     for label in range(CLASSES):
-        write_tensors(run.path("in"), {"x": ("F32", shape, x), "logsnr": ("F32", [1], [0.0]), "label": ("I64", [1], [label])})
+        write_tensors(run.path("in"), {"x": ("F32", shape, x), "logsnr": ("F32", [1], [0.0]),
+                                       "label": ("I64", [1], [label])})
         checks.runs(run("predict", "classes", "--in", "in", "--out", "raw"), "predict with a label")
         outputs.add(run.tensors("raw")["out"][2])
     checks.equal(len(outputs), CLASSES, "labels matter")
@@ -457,7 +467,8 @@ def test_distill(run, checks):
     checks.equal([s["num_steps"] for s in result["students"]], [2, 1], "students")
     checks.equal(result["checkpoint"], "students/student-1/step-00000004", "the last student")
     info = json.loads(run("info", "students", "--json").stdout)
-    checks.equal((info["path"], info["num_steps"]), (result["checkpoint"], 1), "a chain's folder names its last student")
+    checks.equal((info["path"], info["num_steps"]), (result["checkpoint"], 1),
+                 "a chain's folder names its last student")
     checks.equal([(h["teacher_steps"], h["num_steps"], h["updates"]) for h in info["history"]],
                  [(0, 0, 12), (4, 2, 4), (2, 1, 4)], "history of halvings")
     checks.equal(info["train"]["learning_rate"], 0.003, "settings come from the teacher")
@@ -470,21 +481,23 @@ def test_distill(run, checks):
     checks.equal(run.path("students/student-1/step-00000004/model.safetensors").read_bytes(), before, "unchanged")
 
     for steps in ((6, 1), (3, 1), (4, 4), (4, 3), (8, 16)):
-        checks.refuses(run("distill", "teacher", "--out", "never", "--from-steps", steps[0], "--to-steps", steps[1], "--data",
-                           "data"), 1, str(steps[0]))
+        checks.refuses(run("distill", "teacher", "--out", "never", "--from-steps", steps[0], "--to-steps", steps[1],
+                           "--data", "data"), 1, str(steps[0]))
     checks.check("odd" in run("distill", "teacher", "--out", "never", "--from-steps", 6, "--data", "data").stderr,
                  "the message says that a number is odd")
-    checks.refuses(run("distill", "students/student-2", "--out", "never", "--from-steps", 16, "--data", "data"), 1, "2", "16")
+    checks.refuses(run("distill", "students/student-2", "--out", "never", "--from-steps", 16, "--data", "data"), 1,
+                   "2", "16")
     run.path("wider.json").write_text(json.dumps({"model": {"channels": 16}}))
-    checks.refuses(run("distill", "teacher", "--out", "never", "--config", "wider.json", "--data", "data"), 1, "channels", "16")
+    checks.refuses(run("distill", "teacher", "--out", "never", "--config", "wider.json", "--data", "data"), 1,
+                   "channels", "16")
     checks.refuses(run("distill", "nobody", "--out", "never", "--data", "data"), 1, "nobody")
     checks.check(not run.path("never").exists(), "nothing was written")
 
 
 def test_interrupt(run, checks):
     """Ctrl-C saves and ends with 130; the run goes on from there."""
-    command = [run.program, "train", "--data", "data", "--config", "tiny.json", "--out", "stopped", "--max-steps", "1000000",
-               "--checkpoint-every", "0", "--log-every", "1"]
+    command = [run.program, "train", "--data", "data", "--config", "tiny.json", "--out", "stopped", "--max-steps",
+               "1000000", "--checkpoint-every", "0", "--log-every", "1"]
     process = subprocess.Popen(command, cwd=run.folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     process.stderr.readline()  # the first update is done
     process.send_signal(signal.SIGINT)
@@ -517,12 +530,13 @@ def test_demo(run, checks):
     summary = json.loads(checks.runs(run(*demo), "demo").stdout)
     plan = json.loads(run.path("demo/plan.json").read_text())
     updates = [plan["teacher"]["train"]["max_steps"]] + 4 * [plan["student"]["train"]["max_steps"]]
-    checks.equal([s["name"] for s in summary["stages"]], ["teacher", "student-8", "student-4", "student-2", "student-1"],
-                 "stages")
+    checks.equal([s["name"] for s in summary["stages"]],
+                 ["teacher", "student-8", "student-4", "student-2", "student-1"], "stages")
     checks.equal([s["updates"] for s in summary["stages"]], updates, "numbers of updates are those of the plan")
     for name in ("grid.png", "grid-ddim.png", "summary.json"):
         checks.check(run.path(f"demo/{name}").stat().st_size > 0, name)
-    checkpoints = {s["checkpoint"]: run.path(s["checkpoint"] + "/model.safetensors").read_bytes() for s in summary["stages"]}
+    checkpoints = {s["checkpoint"]: run.path(s["checkpoint"] + "/model.safetensors").read_bytes()
+                   for s in summary["stages"]}
 
     # The plan counts, not the minutes of the second call; what is missing is done again, to the same bits.
     last = run.path("demo/student-1")
@@ -537,8 +551,8 @@ def test_demo(run, checks):
 
 
 SCENARIOS = (test_help, test_usage_errors, test_train, test_resume, test_settings, test_data, test_devices, test_info,
-             test_sample, test_noise_and_trajectory, test_predict, test_classes, test_distill, test_interrupt, test_demo,
-             test_examples)
+             test_sample, test_noise_and_trajectory, test_predict, test_classes, test_distill, test_interrupt,
+             test_demo, test_examples)
 
 
 def main():
