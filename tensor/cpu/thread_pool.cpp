@@ -74,20 +74,16 @@ thread_local bool inside_body = false;
 class Pool {
  public:
   explicit Pool(int threads) {
-    // Distinct CPUs for the workers; the one that the caller is on now stays for the caller, which is not
-    // pinned.
+    // Distinct CPUs for the workers; the one that the caller is on stays for the caller, which is not pinned.
     std::vector<int> cpus = allowed_cpus();
-    const bool pin = threads <= static_cast<int>(cpus.size());
-    if (pin) std::erase(cpus, sched_getcpu());
+    if (threads <= static_cast<int>(cpus.size())) {
+      caller_cpu_ = sched_getcpu();
+      std::erase(cpus, caller_cpu_);
+      worker_cpus_ = cpus;
+    }
     for (int i = 0; i + 1 < threads; ++i) {
       workers_.emplace_back([this] { work(); });
-      if (pin) {
-        cpu_set_t set;
-        CPU_ZERO(&set);
-        CPU_SET(cpus[i], &set);
-        // A mere hint: where the system refuses it, the work is done all the same.
-        pthread_setaffinity_np(workers_.back().native_handle(), sizeof set, &set);
-      }
+      if (!worker_cpus_.empty()) pin(i);
     }
   }
 
@@ -103,6 +99,7 @@ class Pool {
   using Body = void (*)(void*, int64_t, int64_t);
 
   void run(int64_t n, int64_t grain, Body body, void* context) {
+    make_way_for_caller();
     job_ = {n, grain, body, context};
     next_ = 0;
     error_ = nullptr;
@@ -127,6 +124,29 @@ class Pool {
 
   // state_ = epoch * kEpoch + (open ? kOpen : 0) + number of workers inside the job.
   static constexpr uint64_t kJoined = 0xffff, kOpen = 0x10000, kEpoch = 0x20000;
+
+  /// Pins worker i to worker_cpus_[i]. A mere hint: where the system refuses it, the work is done all the
+  /// same.
+  void pin(size_t i) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(worker_cpus_[i], &set);
+    pthread_setaffinity_np(workers_[i].native_handle(), sizeof set, &set);
+  }
+
+  /// Where the caller was moved to a worker's CPU, that worker takes the one that the caller had.
+  void make_way_for_caller() {
+    if (worker_cpus_.empty()) return;
+    const int cpu = sched_getcpu();
+    if (cpu == caller_cpu_) return;
+    const auto taken = std::find(worker_cpus_.begin(), worker_cpus_.end(), cpu);
+    if (taken != worker_cpus_.end()) {
+      *taken = caller_cpu_;
+      const auto i = static_cast<size_t>(taken - worker_cpus_.begin());
+      if (i < workers_.size()) pin(i);
+    }
+    caller_cpu_ = cpu;
+  }
 
   void work() {
     const FlushDenormals flush;
@@ -174,6 +194,8 @@ class Pool {
   std::mutex error_mutex_;
   std::exception_ptr error_;
   std::vector<std::thread> workers_;
+  std::vector<int> worker_cpus_;  // of the workers first, then unused ones; empty: not pinned
+  int caller_cpu_ = -1;
 };
 
 int default_threads() {
