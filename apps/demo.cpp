@@ -249,9 +249,14 @@ void DemoCommand::run() const {
                      .device = &device,
                      .on_progress = [&](const Progress& p) { display.show(p); },
                      .stop = &stop};
-  const std::string teacher = train(plan.teacher, dataset, options);
-  options.out = out;
-  distill(load_checkpoint(teacher, device), plan.student, kTeacherSteps, 1, dataset, options);
+  try {
+    const std::string teacher = train(plan.teacher, dataset, options);
+    options.out = out;
+    distill(load_checkpoint(teacher, device), plan.student, kTeacherSteps, 1, dataset, options);
+  } catch (const Interrupted&) {
+    fmt::print(stderr, "the same demo command continues from here\n");
+    throw;
+  }
 
   std::vector<std::pair<std::string, int64_t>> runs{{out + "/teacher", kTeacherSteps}}, teacher_alone = runs;
   for (const int64_t num_steps : halvings(kTeacherSteps, 1)) {

@@ -81,6 +81,7 @@ int run(int argc, char** argv) {
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
     command.run();
+    require(std::fflush(stdout) == 0, "halfstep", "cannot write the result to stdout; is the disk full?");
     return kSuccess;
   }
   fmt::print(stderr, "{}", program.help());

@@ -213,6 +213,11 @@ def test_train(run, checks):
                          "train --json")
     checks.equal(json.loads(result.stdout)["checkpoint"], "json/step-00000002", "--json")
 
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        lost = subprocess.run([run.program, "info", "teacher"], cwd=run.folder, stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False)
+    checks.refuses(lost, 1, "stdout")
+
     checks.refuses(run.train("teacher"), 1, "teacher", "--resume")
     again = checks.runs(run.train("teacher", "--resume"), "a finished run may be resumed")
     checks.check(checkpoint in again.stdout, "and is finished", again.stdout)
