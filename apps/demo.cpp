@@ -10,10 +10,10 @@
 
 #include "apps/commands.h"
 #include "apps/demo_config.h"
-#include "apps/model.h"
 #include "apps/progress.h"
 #include "diffusion/distill.h"
 #include "diffusion/images.h"
+#include "diffusion/model.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
 

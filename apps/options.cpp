@@ -5,6 +5,7 @@
 
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tensor/threads.h"
 
 namespace halfstep {
 
@@ -51,8 +52,7 @@ void fill_output_channels(Json& model, const Config& base) {
 
 }  // namespace
 
-// --- general
-// ------------------------------------------------------------------------------------------------------
+// --- general -----------------------------------------------------------------------------------------------
 
 void GeneralFlags::add_to(CLI::App& app) {
   app.add_option("--device", device, "cpu, cuda, or auto: a GPU if there is one (default auto)")
@@ -66,7 +66,7 @@ void GeneralFlags::add_to(CLI::App& app) {
 }
 
 Device& GeneralFlags::apply() const {
-  if (threads > 0) setenv("HALFSTEP_THREADS", std::to_string(threads).c_str(), 1);
+  if (threads > 0) set_num_threads(threads);
   return device_by_name(device);
 }
 
@@ -104,8 +104,7 @@ CLI::Validator positive_number() {
       "", "");
 }
 
-// --- settings
-// -----------------------------------------------------------------------------------------------------
+// --- settings ----------------------------------------------------------------------------------------------
 
 template <class T>
 void SettingFlags::add(CLI::App& app, const std::string& flag, const char* section, const char* key,
@@ -204,8 +203,7 @@ Config for_pictures_of(const Dataset& data, Config base) {
   return base;
 }
 
-// --- help
-// ---------------------------------------------------------------------------------------------------------
+// --- help --------------------------------------------------------------------------------------------------
 
 std::string HelpFormatter::make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const {
   return CLI::detail::find_and_replace(CLI::Formatter::make_help(app, std::move(name), mode), "\n\n\n",

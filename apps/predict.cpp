@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "apps/commands.h"
-#include "apps/model.h"
+#include "diffusion/model.h"
 #include "tensor/error.h"
 #include "tensor/safetensors.h"
 

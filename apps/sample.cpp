@@ -2,8 +2,8 @@
 #include <memory>
 
 #include "apps/commands.h"
-#include "apps/model.h"
 #include "diffusion/images.h"
+#include "diffusion/model.h"
 #include "tensor/error.h"
 #include "tensor/safetensors.h"
 

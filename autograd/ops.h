@@ -9,8 +9,7 @@
 
 namespace halfstep {
 
-// --- arithmetic, with broadcasting
-// ------------------------------------------------------------------------------
+// --- arithmetic, with broadcasting -------------------------------------------------------------------------
 Variable add(const Variable& a, const Variable& b);
 Variable subtract(const Variable& a, const Variable& b);
 Variable multiply(const Variable& a, const Variable& b);
@@ -33,8 +32,7 @@ inline Variable operator*(double a, const Variable& b) { return affine(b, a, 0);
 inline Variable operator/(const Variable& a, double b) { return affine(a, 1 / b, 0); }
 inline Variable operator-(const Variable& a) { return affine(a, -1, 0); }
 
-// --- elementwise functions
-// ----------------------------------------------------------------------------------------
+// --- elementwise functions ---------------------------------------------------------------------------------
 Variable exp(const Variable& x);
 Variable log(const Variable& x);
 Variable sqrt(const Variable& x);
@@ -50,15 +48,13 @@ Variable square(const Variable& x);
 /// Passes gradient 1 inside and at the bounds, 0 outside.
 Variable clamp(const Variable& x, double low, double high);
 
-// --- reductions
-// ---------------------------------------------------------------------------------------------------
+// --- reductions --------------------------------------------------------------------------------------------
 Variable sum(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false);
 Variable mean(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false);
 /// Mean of (a - b)^2 over `axes` (all if empty).
 Variable mse(const Variable& a, const Variable& b, const std::vector<int>& axes = {});
 
-// --- layout
-// -------------------------------------------------------------------------------------------------------
+// --- layout ------------------------------------------------------------------------------------------------
 Variable reshape(const Variable& x, const Shape& shape);
 Variable transpose(const Variable& x, int axis_a, int axis_b);
 Variable permute(const Variable& x, const std::vector<int>& order);
@@ -70,8 +66,7 @@ Variable concat(const std::vector<Variable>& parts, int axis);
 /// Differentiable conversion between f32 and f64.
 Variable to(const Variable& x, DType dtype);
 
-// --- linear algebra
-// -----------------------------------------------------------------------------------------------
+// --- linear algebra ----------------------------------------------------------------------------------------
 Variable matmul(const Variable& a, const Variable& b);
 /// x [..., K], kernel [K, N], bias [N] or undefined -> [..., N]
 Variable linear(const Variable& x, const Variable& kernel, const Variable& bias = {});
@@ -82,8 +77,7 @@ Variable conv2d_backward_data(const Variable& dy, const Variable& kernel, int64_
 Variable conv2d_backward_kernel(const Variable& x, const Variable& dy, int64_t kernel_height,
                                 int64_t kernel_width, const Conv2dGeometry& geometry);
 
-// --- images [B, H, W, C]
-// ------------------------------------------------------------------------------------------
+// --- images [B, H, W, C] -----------------------------------------------------------------------------------
 /// Repeats each pixel factor x factor times.
 Variable upsample_nearest(const Variable& x, int factor = 2);
 /// Mean over factor x factor windows; an odd remainder at the bottom or right is dropped.
@@ -92,8 +86,7 @@ Variable average_pool(const Variable& x, int factor = 2);
 Variable space_to_depth(const Variable& x, int factor = 2);
 Variable depth_to_space(const Variable& x, int factor = 2);
 
-// --- normalisation, attention, regularisation
-// ---------------------------------------------------------------------
+// --- normalisation, attention, regularisation --------------------------------------------------------------
 Variable softmax(const Variable& x);
 /// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]. Fused forward and backward; composed when differentiated
 /// twice.

@@ -10,8 +10,7 @@
 
 namespace halfstep {
 
-// --- the graph
-// ----------------------------------------------------------------------------------------------------
+// --- the graph ---------------------------------------------------------------------------------------------
 
 /// One step of a computation (or a leaf, which has no inputs and no rule). Edges point to the nodes of the
 /// inputs only, never forward, and hold no values: what a rule needs it captures itself.
@@ -86,8 +85,7 @@ bool is_recording() { return recording; }
 NoGrad::NoGrad(bool on) : previous_(recording) { recording = on; }
 NoGrad::~NoGrad() { recording = previous_; }
 
-// --- Variable
-// -----------------------------------------------------------------------------------------------------
+// --- Variable ----------------------------------------------------------------------------------------------
 
 Variable::Variable(Tensor value, bool requires_grad) : state_(std::make_shared<State>(std::move(value))) {
   require(state_->value.defined(), "Variable",
@@ -172,8 +170,7 @@ Variable record(std::string_view name, Tensor value, std::vector<Variable> input
   return out;
 }
 
-// --- the engine
-// ---------------------------------------------------------------------------------------------------
+// --- the engine --------------------------------------------------------------------------------------------
 
 struct Engine {
   using NodePtr = std::shared_ptr<Node>;

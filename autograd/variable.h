@@ -88,8 +88,7 @@ std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& 
                            const Variable& upstream = {}, bool retain_graph = false,
                            bool create_graph = false);
 
-// --- writing operations
-// -------------------------------------------------------------------------------------------
+// --- writing operations ------------------------------------------------------------------------------------
 
 /// Makes the result of an operation: remembers `inputs` and `rule` if recording is on and an input requires a
 /// gradient. `name` appears in errors.

@@ -6,8 +6,8 @@
 #include <fstream>
 #include <limits>
 
-#include "diffusion/internal/json.h"
 #include "diffusion/distill.h"
+#include "diffusion/internal/json.h"
 #include "diffusion/random_streams.h"
 #include "diffusion/train_step.h"
 #include "tensor/error.h"
@@ -39,8 +39,7 @@ uint64_t stage_seed(uint64_t seed, int64_t num_steps) {
 }
 }  // namespace
 
-// --- Trainer
-// ------------------------------------------------------------------------------------------------------
+// --- Trainer -----------------------------------------------------------------------------------------------
 
 Trainer::Trainer(const Config& config, Device& device)
     : config_(config), unet_(config.model.unet, config.train.seed, {DType::f32, &device}) {
@@ -132,8 +131,7 @@ void Trainer::start_from(const TensorMap& weights) {
   reset();
 }
 
-// --- the loops
-// ----------------------------------------------------------------------------------------------------
+// --- the loops ---------------------------------------------------------------------------------------------
 
 namespace {
 

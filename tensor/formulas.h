@@ -14,6 +14,9 @@
 
 #if defined(__CUDACC__)
 #define HALFSTEP_HOST_DEVICE __host__ __device__
+#elif defined(__clang__)
+// Left to itself clang calls the dual numbers' functions one by one, and loops over them do not vectorise.
+#define HALFSTEP_HOST_DEVICE __attribute__((always_inline))
 #else
 #define HALFSTEP_HOST_DEVICE
 #endif
@@ -26,8 +29,7 @@
 
 namespace halfstep::formulas::inline HALFSTEP_ISA {
 
-// --- elementary functions of plain numbers
-// ------------------------------------------------------------------------
+// --- elementary functions of plain numbers -----------------------------------------------------------------
 
 /// e^x in f32 without libm and without branches, so that loops over it vectorise; error below 2 ulp.
 /// x = n ln2 + r with |r| <= ln2/2; e^r by its Taylor series (the next term is 5e-9), 2^n by exponent bits.
@@ -73,8 +75,7 @@ HALFSTEP_HOST_DEVICE inline double pow(double x, double p) { return ::pow(x, p);
 HALFSTEP_HOST_DEVICE inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 HALFSTEP_HOST_DEVICE inline double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
-// --- dual numbers
-// -------------------------------------------------------------------------------------------------
+// --- dual numbers ------------------------------------------------------------------------------------------
 
 template <class T>
 struct Dual {
@@ -150,8 +151,7 @@ HALFSTEP_HOST_DEVICE Dual<T> pow(Dual<T> x, double p) {
   return {pow(x.value, p), x.slope * (T(p) * pow(x.value, p - 1.0))};
 }
 
-// --- the formulas
-// -------------------------------------------------------------------------------------------------
+// --- the formulas ------------------------------------------------------------------------------------------
 
 struct Affine {
   template <class T>
@@ -279,8 +279,7 @@ HALFSTEP_HOST_DEVICE T derivative(Formula formula, T x, double p0, double p1) {
   }
 }
 
-// --- functions of two arguments
-// -----------------------------------------------------------------------------------
+// --- functions of two arguments ----------------------------------------------------------------------------
 
 struct Add {
   template <class T>

@@ -39,8 +39,7 @@ const Backend& backend_of(const Tensor& x) { return x.device().backend; }
 
 }  // namespace
 
-// --- elementwise
-// ------------------------------------------------------------------------------------------------
+// --- elementwise -------------------------------------------------------------------------------------------
 
 std::string_view name_of(UnaryOp op) {
   switch (op) {
@@ -137,8 +136,7 @@ Tensor clamp(const Tensor& x, double low, double high) {
 }
 Tensor sqrt(const Tensor& x) { return unary({.op = UnaryOp::sqrt}, x); }
 
-// --- reductions
-// -------------------------------------------------------------------------------------------------
+// --- reductions --------------------------------------------------------------------------------------------
 
 namespace {
 Tensor reduce(ReduceOp op, const Tensor& x, const std::vector<int>& axes, bool keep_dims,
@@ -200,8 +198,7 @@ Tensor sum_of_squares(const std::vector<Tensor>& tensors) {
   return total;
 }
 
-// --- linear algebra
-// ---------------------------------------------------------------------------------------------
+// --- linear algebra ----------------------------------------------------------------------------------------
 
 Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias) {
   require_alike({&a, &b}, "matmul");
@@ -310,8 +307,7 @@ Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_
   return dk;
 }
 
-// --- layout
-// -----------------------------------------------------------------------------------------------------
+// --- layout ------------------------------------------------------------------------------------------------
 
 Tensor concat(const std::vector<Tensor>& parts, int axis) {
   require(!parts.empty(), "concat", "expected at least one tensor, got none");
@@ -337,8 +333,7 @@ Tensor concat(const std::vector<Tensor>& parts, int axis) {
   return out;
 }
 
-// --- normalisation and attention
-// ----------------------------------------------------------------------------------
+// --- normalisation and attention ---------------------------------------------------------------------------
 
 Tensor softmax(const Tensor& x) {
   require_floating(x, "softmax");
@@ -484,8 +479,7 @@ AttentionGradients attention_backward(const Tensor& d_out, const Tensor& q, cons
   return result;
 }
 
-// --- random
-// -----------------------------------------------------------------------------------------------------
+// --- random ------------------------------------------------------------------------------------------------
 
 namespace {
 Tensor random(RandomKind kind, const Shape& shape, RandomKey key, uint64_t first_row, TensorOptions options) {

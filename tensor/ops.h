@@ -11,8 +11,7 @@
 
 namespace halfstep {
 
-// --- elementwise
-// ------------------------------------------------------------------------------------------------
+// --- elementwise -------------------------------------------------------------------------------------------
 /// As errors and graphs print them: "exp", "multiply".
 std::string_view name_of(UnaryOp op);
 std::string_view name_of(BinaryOp op);
@@ -33,8 +32,7 @@ Tensor affine(const Tensor& x, double scale, double shift);
 Tensor clamp(const Tensor& x, double low, double high);
 Tensor sqrt(const Tensor& x);
 
-// --- reductions
-// -------------------------------------------------------------------------------------------------
+// --- reductions --------------------------------------------------------------------------------------------
 /// Over `axes` (all axes if empty); reduced axes stay with size 1 if keep_dims.
 Tensor sum(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
 Tensor mean(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
@@ -44,8 +42,7 @@ Tensor sum_to(const Tensor& x, const Shape& shape);
 /// Sum of squares of all elements of all tensors, accumulated in f64, as an f64 scalar on their device.
 Tensor sum_of_squares(const std::vector<Tensor>& tensors);
 
-// --- linear algebra
-// ---------------------------------------------------------------------------------------------
+// --- linear algebra ----------------------------------------------------------------------------------------
 /// [..., M, K] x [..., K, N] -> [..., M, N]; leading axes broadcast. bias: [N] or undefined.
 Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias = {});
 /// x [B, H, W, C], kernel [KH, KW, C, O] (HWIO), bias [O] or undefined -> [B, OH, OW, O];
@@ -58,12 +55,10 @@ Tensor conv2d_backward_data(const Tensor& dy, const Tensor& kernel, int64_t heig
 Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_height, int64_t kernel_width,
                               const Conv2dGeometry& geometry);
 
-// --- layout
-// -----------------------------------------------------------------------------------------------------
+// --- layout ------------------------------------------------------------------------------------------------
 Tensor concat(const std::vector<Tensor>& parts, int axis);
 
-// --- normalisation and attention
-// ----------------------------------------------------------------------------------
+// --- normalisation and attention ---------------------------------------------------------------------------
 /// Over the last axis.
 Tensor softmax(const Tensor& x);
 Tensor softmax_backward(const Tensor& dy, const Tensor& y);
@@ -92,8 +87,7 @@ struct AttentionGradients {
 AttentionGradients attention_backward(const Tensor& d_out, const Tensor& q, const Tensor& k, const Tensor& v,
                                       const AttentionResult& forward, double scale);
 
-// --- random
-// -----------------------------------------------------------------------------------------------------
+// --- random ------------------------------------------------------------------------------------------------
 /// A place in the counter-based random sequence. Equal places give equal numbers on every device.
 struct RandomKey {
   uint64_t seed = 0;

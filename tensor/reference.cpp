@@ -14,8 +14,7 @@
 namespace halfstep {
 namespace {
 
-// --- helpers
-// ------------------------------------------------------------------------------------------------------
+// --- helpers -----------------------------------------------------------------------------------------------
 
 /// Calls f(T{}) with the C++ type of a floating dtype.
 template <class F>
@@ -40,8 +39,7 @@ T& at(const Array& a, int64_t n) {
   return a.as<T>()[a.contiguous() ? n : offset_of(a, n)];
 }
 
-// --- memory
-// -------------------------------------------------------------------------------------------------------
+// --- memory ------------------------------------------------------------------------------------------------
 
 void* allocate(size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); }
 void release(void* memory, size_t) { std::free(memory); }
@@ -53,8 +51,7 @@ void download(void* host, const void* device, size_t bytes) {
 }
 void synchronize() {}
 
-// --- elementwise
-// --------------------------------------------------------------------------------------------------
+// --- elementwise -------------------------------------------------------------------------------------------
 
 float from_bf16(uint16_t bits) {
   const uint32_t wide = uint32_t{bits} << 16;
@@ -155,8 +152,7 @@ void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
   });
 }
 
-// --- reductions
-// ---------------------------------------------------------------------------------------------------
+// --- reductions --------------------------------------------------------------------------------------------
 
 void reduce(ReduceOp op, Array out, Array x) {
   // The axes of size 1 in `out` that are larger in `x` are walked by an inner loop over a window of x.
@@ -188,8 +184,7 @@ void reduce(ReduceOp op, Array out, Array x) {
   });
 }
 
-// --- matrix products and convolution
-// ------------------------------------------------------------------------------
+// --- matrix products and convolution -----------------------------------------------------------------------
 
 void gemm(GemmArgs g) {
   with_float(g.c.dtype, [&](auto tag) {
@@ -287,8 +282,7 @@ void conv2d_backward_kernel(Conv2dArgs c) {
   });
 }
 
-// --- softmax and attention
-// ----------------------------------------------------------------------------------------
+// --- softmax and attention ---------------------------------------------------------------------------------
 
 void softmax(Array y, Array x) {
   with_float(x.dtype, [&](auto tag) {
@@ -399,8 +393,7 @@ void attention_backward(AttentionBackwardArgs args) {
   });
 }
 
-// --- group norm
-// ---------------------------------------------------------------------------------------------------
+// --- group norm --------------------------------------------------------------------------------------------
 
 /// Row b of gain or bias, which may have one row for all examples.
 template <class T>
@@ -481,8 +474,7 @@ void group_norm_backward(GroupNormBackwardArgs args) {
   });
 }
 
-// --- random
-// -------------------------------------------------------------------------------------------------------
+// --- random ------------------------------------------------------------------------------------------------
 
 void random(RandomArgs r) {
   const int64_t rows = r.out.shape[0], n = r.out.shape[1];
@@ -514,8 +506,7 @@ void dropout(DropoutArgs d) {
   });
 }
 
-// --- optimiser
-// ----------------------------------------------------------------------------------------------------
+// --- optimiser ---------------------------------------------------------------------------------------------
 
 void optimizer_control(OptimizerControlArgs o) {
   double* control = o.control.as<double>();

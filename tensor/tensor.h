@@ -37,8 +37,7 @@ class Tensor {
  public:
   Tensor() = default;
 
-  // --- creation
-  // -----------------------------------------------------------------------------------------------
+  // --- creation --------------------------------------------------------------------------------------------
   static Tensor empty(const Shape& shape, TensorOptions options = {});  ///< uninitialised
   static Tensor full(const Shape& shape, double value, TensorOptions options = {});
   static Tensor zeros(const Shape& shape, TensorOptions options = {}) { return full(shape, 0, options); }
@@ -49,8 +48,7 @@ class Tensor {
   template <class T>
   static Tensor from(const std::vector<T>& values, const Shape& shape, TensorOptions options = {});
 
-  // --- facts
-  // --------------------------------------------------------------------------------------------------
+  // --- facts -----------------------------------------------------------------------------------------------
   bool defined() const { return storage_ != nullptr; }
   const Shape& shape() const { return shape_; }
   const Strides& strides() const { return strides_; }
@@ -71,8 +69,7 @@ class Tensor {
   /// The window that Backend functions take.
   Array array() const;
 
-  // --- views: share storage, copy nothing
-  // -----------------------------------------------------------------------
+  // --- views: share storage, copy nothing ------------------------------------------------------------------
   /// begin..end (exclusive) on one axis; negative indices count from the end.
   Tensor slice(int axis, int64_t begin, int64_t end) const;
   Tensor permute(const std::vector<int>& order) const;
@@ -84,21 +81,18 @@ class Tensor {
   /// One size may be -1. A view where the strides allow it, otherwise a copy.
   Tensor reshape(const Shape& shape) const;
 
-  // --- copies
-  // -------------------------------------------------------------------------------------------------
+  // --- copies ----------------------------------------------------------------------------------------------
   Tensor clone() const;       ///< contiguous copy
   Tensor contiguous() const;  ///< itself, or a contiguous copy
   Tensor to(DType dtype) const;
   Tensor to(Device& device) const;
 
-  // --- in place (counted by version)
-  // --------------------------------------------------------------------------
+  // --- in place (counted by version) -----------------------------------------------------------------------
   void fill_(double value) const;
   /// Copies `source` (broadcast to this shape, converted to this dtype).
   void copy_(const Tensor& source) const;
 
-  // --- to the host: waits for the device
-  // ----------------------------------------------------------------------
+  // --- to the host: waits for the device -------------------------------------------------------------------
   /// The only element. Throws if numel() is not 1.
   double item() const;
   /// All elements in row-major order, converted to T (float, double or int64_t).

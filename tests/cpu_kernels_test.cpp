@@ -137,8 +137,7 @@ std::function<std::vector<Host<T>>(const std::vector<Host<T>>&)> scaled_bounds(
   return [bounds](const std::vector<Host<T>>&) { return bounds; };
 }
 
-// --- gemm
-// -------------------------------------------------------------------------------------------------------
+// --- gemm --------------------------------------------------------------------------------------------------
 
 template <class T>
 void check_gemm(const Host<T>& a, const Host<T>& b, const Host<T>& c, const Host<T>& bias, double alpha,
@@ -215,8 +214,7 @@ TEST_CASE("gemm: with beta 0 the old C is not read") {
   });
 }
 
-// --- convolution
-// ------------------------------------------------------------------------------------------------
+// --- convolution -------------------------------------------------------------------------------------------
 
 template <class T>
 void check_conv(int64_t batch, int64_t h, int64_t w, int64_t in, int64_t out, int64_t kh, int64_t kw,
@@ -286,8 +284,7 @@ TEST_CASE("conv2d: gradient of the kernel over many images") {
   check_conv<float>(40, 14, 14, 3, 8, 3, 3, {1, 1, 1, 1, 1, 1});
 }
 
-// --- elementwise
-// ------------------------------------------------------------------------------------------------
+// --- elementwise -------------------------------------------------------------------------------------------
 
 /// Equal, but for results that the flushing of a denormal (perhaps one that was multiplied by up to 1000
 /// afterwards) turns into 0.
@@ -468,8 +465,7 @@ TEST_CASE("fill: contiguous, strided and integer") {
   });
 }
 
-// --- reductions
-// -------------------------------------------------------------------------------------------------
+// --- reductions --------------------------------------------------------------------------------------------
 
 template <class T>
 void check_reduce(const Host<T>& x, const std::vector<int>& axes) {
@@ -541,8 +537,7 @@ TEST_CASE("reduce: an f64 result of f32 numbers, and NaN") {
   });
 }
 
-// --- group norm
-// -------------------------------------------------------------------------------------------------
+// --- group norm --------------------------------------------------------------------------------------------
 
 /// Largest absolute value.
 template <class T>
@@ -624,8 +619,7 @@ void group_norm_cases() {
 TEST_CASE("group norm: shapes, rows of gain, large means, f32") { group_norm_cases<float>(); }
 TEST_CASE("group norm: shapes, rows of gain, large means, f64") { group_norm_cases<double>(); }
 
-// --- softmax and attention
-// --------------------------------------------------------------------------------------
+// --- softmax and attention ---------------------------------------------------------------------------------
 
 template <class T>
 void softmax_cases() {
@@ -698,8 +692,7 @@ TEST_CASE("attention and its gradient") {
   check_attention<double>(1, 101, 97, 1, 8);
 }
 
-// --- random, optimiser
-// ------------------------------------------------------------------------------------------
+// --- random, optimiser -------------------------------------------------------------------------------------
 
 template <class T>
 void random_cases() {
@@ -757,8 +750,7 @@ TEST_CASE("adam") {
   adam_cases<double>();
 }
 
-// --- threads and selection
-// --------------------------------------------------------------------------------------
+// --- threads and selection ---------------------------------------------------------------------------------
 
 TEST_CASE("parallel_for: every index once, in blocks that the number of threads does not move") {
   const int before = num_threads();

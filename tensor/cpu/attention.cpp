@@ -88,8 +88,7 @@ void softmax_backward_of(const Array& dx_array, const Array& dy_array, const Arr
   });
 }
 
-// --- attention
-// --------------------------------------------------------------------------------------------------
+// --- attention ---------------------------------------------------------------------------------------------
 
 // Queries whose scores are held at a time.
 constexpr int64_t kQueries = 96;

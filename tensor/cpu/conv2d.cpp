@@ -7,8 +7,7 @@
 namespace halfstep::cpu::inline HALFSTEP_ISA {
 namespace {
 
-// --- forward, and the gradient of the input
-// ---------------------------------------------------------------------
+// --- forward, and the gradient of the input ----------------------------------------------------------------
 
 /// For each image: out[row] = sum over taps of in[offset[row][tap]] (a run of `depth` channels) times the
 /// packed matrix of the tap. Forward and backward_data differ in the tables alone.
@@ -199,8 +198,7 @@ void backward_data(const Conv2dArgs& args) {
   }
 }
 
-// --- the gradient of the kernel
-// ---------------------------------------------------------------------------------
+// --- the gradient of the kernel ----------------------------------------------------------------------------
 
 /// dkernel[tap][c][o] = sum over pixels of x[pixel of tap][c] dy[pixel][o], computed as rows o (read with
 /// stride from dy) times columns c, so that x is read where it lies: a segment is an image row of y, cut to

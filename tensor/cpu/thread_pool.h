@@ -3,16 +3,9 @@
 
 #include <cstdint>
 
-namespace halfstep {
+#include "tensor/threads.h"
 
-/// Threads that kernels run on, the caller included: HALFSTEP_THREADS or the number of CPUs that this process
-/// may use, unless set_num_threads was called. Throws Error when HALFSTEP_THREADS is not a number from 1 to
-/// 1024.
-int num_threads();
-/// Throws Error outside 1 ... 1024. Not to be called from inside a kernel.
-void set_num_threads(int count);
-
-namespace cpu {
+namespace halfstep::cpu {
 
 /// Calls body(context, begin, end) for the blocks [0, grain), [grain, 2 grain) ... of [0, n), on all threads.
 /// The blocks depend on n and grain alone, and so do results that are computed block by block. A call from
@@ -30,5 +23,4 @@ void parallel_for(int64_t n, int64_t grain, Function fn) {
       [](void* context, int64_t begin, int64_t end) { (*static_cast<Function*>(context))(begin, end); }, &fn);
 }
 
-}  // namespace cpu
-}  // namespace halfstep
+}  // namespace halfstep::cpu

@@ -1,4 +1,4 @@
-#include "apps/model.h"
+#include "diffusion/model.h"
 
 #include <algorithm>
 
