@@ -1,4 +1,4 @@
-// Times the CPU kernels: best of several runs, with the fraction of the measured multiply-add peak for matrix
+// Times the CPU kernels: median of several runs, with the fraction of the measured multiply-add peak for matrix
 // kernels and GB/s for the others. Usage: kernel_bench [filter]; HALFSTEP_THREADS and HALFSTEP_CPU apply.
 #include <fmt/core.h>
 
@@ -169,17 +169,19 @@ void add_attention(std::vector<Case>& cases, int64_t batch, int64_t length, int6
                    }});
 }
 
-double best_seconds(const std::function<void()>& run) {
+double median_seconds(const std::function<void()>& run) {
   run();
-  double best = 1e9, total = 0;
+  std::vector<double> times;
+  double total = 0;
   for (int i = 0; i < 1000 && (i < 5 || total < 0.2); ++i) {
     const auto start = std::chrono::steady_clock::now();
     run();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    best = std::min(best, time.count());
+    times.push_back(time.count());
     total += time.count();
   }
-  return best;
+  std::nth_element(times.begin(), times.begin() + static_cast<long>(times.size() / 2), times.end());
+  return times[times.size() / 2];
 }
 
 }  // namespace
@@ -223,7 +225,7 @@ int main(int argc, char** argv) {
              num_threads(), peak);
   for (const Case& c : cases) {
     if (c.name.find(filter) == std::string::npos) continue;
-    const double seconds = best_seconds(c.run), rate = 1e-9 * c.operations / seconds;
+    const double seconds = median_seconds(c.run), rate = 1e-9 * c.operations / seconds;
     if (c.matrix) {
       fmt::print("{:46} {:9.1f} us {:8.1f} GFLOP/s {:5.1f} % of peak\n", c.name, 1e6 * seconds, rate,
                  100 * rate / (peak * num_threads()));
