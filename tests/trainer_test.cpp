@@ -66,10 +66,11 @@ std::string error_of(const std::function<void()>& f) {
 
 void check_equal_bits(const TensorMap& a, const TensorMap& b) {
   REQUIRE(a.size() == b.size());
-  for (const auto& [name, tensor] : a) {
+  for (const auto& entry : a) {
+    const std::string& name = entry.first;
     CAPTURE(name);
     REQUIRE(b.contains(name));
-    CHECK(tensor.to_vector<double>() == b.at(name).to_vector<double>());
+    CHECK(entry.second.to_vector<double>() == b.at(name).to_vector<double>());
   }
 }
 
