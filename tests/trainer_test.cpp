@@ -210,7 +210,8 @@ TEST_CASE("distillation: a chain of students, a teacher that never changes, hist
 TEST_CASE("a student starts as its teacher and the teacher's parameters get no gradient") {
   Config config = tiny_config();
   Trainer teacher(config, cpu_device());
-  BatchSource batches(*new Dataset(tiny_data()), 4, 1);
+  const Dataset data = tiny_data();
+  BatchSource batches(data, 4, 1);
   Batch batch = batches.batch(0);
   batch.label = {};
   for (int i = 0; i < 3; ++i) teacher.update(batch);
@@ -237,7 +238,8 @@ TEST_CASE(
     "updates that are not finite are skipped and counted, and a run that only skips ends with an error") {
   Config config = tiny_config();
   Trainer trainer(config, cpu_device());
-  BatchSource batches(*new Dataset(tiny_data()), 4, 1);
+  const Dataset data = tiny_data();
+  BatchSource batches(data, 4, 1);
   Batch batch = batches.batch(0);
   batch.label = {};
   trainer.update(batch);
