@@ -39,7 +39,9 @@ void DistillCommand::run() const {
   const int64_t distilled_for = first.info.num_steps;
   const int64_t from = from_steps.value_or(distilled_for > 0 ? distilled_for : kDefaultSteps);
   halvings(from, to_steps);  // a wrong number should not wait for the data
-  const Config config = settings.over(first.info.config);
+  Config defaults = first.info.config;
+  defaults.train = distillation_defaults(defaults.train);
+  const Config config = settings.over(defaults);
   require_same_model(first.info.config, config);
   const Dataset dataset = data.load();
   if (dataset.name != first.info.data)

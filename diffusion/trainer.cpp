@@ -268,10 +268,19 @@ std::string train(const Config& config, const Dataset& data, const RunOptions& o
   return run_stage(trainer, stage, data, options);
 }
 
+TrainConfig distillation_defaults(const TrainConfig& teacher) {
+  TrainConfig student = teacher;
+  student.warmup_steps = 0;
+  student.anneal = true;
+  student.ema_decay = 0;
+  return student;
+}
+
 std::string distill(const Checkpoint& first_teacher, const Config& requested, int64_t from_steps,
                     int64_t to_steps, const Dataset& data, const RunOptions& options) {
   Config config = requested;
   config.model = first_teacher.info.config.model;
+  config.model.unet.dropout = 0;  // the paper's students learn without it: their target is exact
   config.validate();
   require_fit(config.model.unet, data);
   const std::vector<int64_t> stages = halvings(from_steps, to_steps);

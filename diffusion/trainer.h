@@ -94,11 +94,16 @@ class Interrupted : public Error {
 /// too.
 std::string train(const Config& config, const Dataset& data, const RunOptions& options);
 
+/// What a student takes over from the training of its teacher: everything but warm-up, moving average and a
+/// constant learning rate. A halving starts from good weights and ends with the rate at 0, and its last
+/// weights are the next teacher (the official configurations, too, distil without average).
+TrainConfig distillation_defaults(const TrainConfig& teacher);
+
 /// Progressive distillation from `teacher`, a checkpoint of from_steps steps, down to to_steps: one run
 /// OUT/student-N per halving, each of config.train.max_steps updates with a fresh optimiser and the learning
-/// rate annealed to 0; a finished student is the next teacher. Model and schedule are the teacher's;
-/// config.model is not used. Returns the path of the last checkpoint. With `resume`, finished halvings are
-/// kept and the unfinished one continues.
+/// rate annealed to 0; a finished student is the next teacher. Model and schedule are the teacher's,
+/// without dropout (paper, section 5); config.model is not used. Returns the path of the last checkpoint.
+/// With `resume`, finished halvings are kept and the unfinished one continues.
 std::string distill(const Checkpoint& teacher, const Config& config, int64_t from_steps, int64_t to_steps,
                     const Dataset& data, const RunOptions& options);
 

@@ -179,7 +179,8 @@ TEST_CASE("training continues from a checkpoint to the very bits of an uninterru
 TEST_CASE("distillation: a chain of students, a teacher that never changes, history that tells") {
   const TemporaryFolder folder;
   const Dataset data = tiny_data();
-  const Config config = tiny_config();
+  Config config = tiny_config();
+  config.model.unet.dropout = 0.1;
   const Checkpoint teacher = load_checkpoint(train(config, data, {.out = folder.path() + "/teacher"}));
   const std::string before = read_file(teacher.path + "/model.safetensors");
   std::vector<std::string> stages;
@@ -190,6 +191,8 @@ TEST_CASE("distillation: a chain of students, a teacher that never changes, hist
   const Checkpoint last = load_checkpoint(distill(teacher, config, 4, 1, data, options));
   CHECK(stages == std::vector<std::string>{"student-2", "student-1"});
   CHECK(last.info.num_steps == 1);
+  CHECK(teacher.info.config.model.unet.dropout == 0.1);
+  CHECK(last.info.config.model.unet.dropout == 0);
   REQUIRE(last.info.history.size() == 3);
   CHECK(last.info.history[1].teacher_steps == 4);
   CHECK(last.info.history[1].num_steps == 2);
@@ -205,6 +208,18 @@ TEST_CASE("distillation: a chain of students, a teacher that never changes, hist
                  "5"));
   options.resume = true;
   CHECK(distill(teacher, config, 4, 1, data, options) == last.path);
+}
+
+TEST_CASE(
+    "a halving anneals to 0 from its first update on and keeps no average, however its teacher was trained") {
+  TrainConfig teacher = tiny_config().train;
+  teacher.anneal = false;
+  teacher.warmup_steps = 3;
+  teacher.learning_rate = 0.5;
+  const TrainConfig student = distillation_defaults(teacher);
+  CHECK(student.ema_decay == 0);
+  CHECK(student.learning_rate_schedule()(0) == 0.5);
+  CHECK(student.learning_rate_schedule()(student.max_steps - 1) == doctest::Approx(0.5 / 6).scale(0));
 }
 
 TEST_CASE("a student starts as its teacher and the teacher's parameters get no gradient") {
