@@ -14,9 +14,11 @@
 #include <thread>
 
 #include "tensor/error.h"
+#include "tests/error_of.h"
 #include "tests/temporary_folder.h"
 
 using namespace halfstep;
+using halfstep::test::error_of;
 using halfstep::test::TemporaryFolder;
 namespace fs = std::filesystem;
 
@@ -27,15 +29,6 @@ std::vector<std::string> names_in(const std::string& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 /// Runs `action` in a process of its own. Returns the status of waitpid.
@@ -85,20 +78,20 @@ TEST_CASE("read_file reads a pipe to its end") {
 
 TEST_CASE("file errors name the path, the reason and a way out") {
   const TemporaryFolder folder;
-  CHECK(message_of([&] { read_file(folder / "none"); }) ==
+  CHECK(error_of([&] { read_file(folder / "none"); }) ==
         "[file] cannot read '" + (folder / "none") +
             "': No such file or directory; check the path, and create the folder first");
-  CHECK(message_of([&] { read_file(folder.path()); }).find("Is a directory; give the name of a file") !=
+  CHECK(error_of([&] { read_file(folder.path()); }).find("Is a directory; give the name of a file") !=
         std::string::npos);
-  CHECK(message_of([&] { write_file(folder / "none/file", "x"); }).find("No such file or directory") !=
+  CHECK(error_of([&] { write_file(folder / "none/file", "x"); }).find("No such file or directory") !=
         std::string::npos);
-  CHECK(message_of([&] { write_file(folder.path(), "x"); }).find("Is a directory") != std::string::npos);
+  CHECK(error_of([&] { write_file(folder.path(), "x"); }).find("Is a directory") != std::string::npos);
   // Always full; and written to directly: it is still there.
-  CHECK(message_of([&] { write_file("/dev/full", "x"); }).find("No space left on device; the disk is full") !=
+  CHECK(error_of([&] { write_file("/dev/full", "x"); }).find("No space left on device; the disk is full") !=
         std::string::npos);
   CHECK(fs::is_character_file("/dev/full"));
   write_file(folder / "file", "x");
-  CHECK(message_of([&] { create_folders(folder / "file/sub"); }).find("Not a directory") !=
+  CHECK(error_of([&] { create_folders(folder / "file/sub"); }).find("Not a directory") !=
         std::string::npos);
 }
 
@@ -110,7 +103,7 @@ TEST_CASE("a write that fails leaves the old file and nothing else") {
     const rlimit limit{1000, 1000};
     ::setrlimit(RLIMIT_FSIZE, &limit);
     ::signal(SIGXFSZ, SIG_IGN);
-    const std::string message = message_of([&] { write_file(path, std::string(5000, 'x')); });
+    const std::string message = error_of([&] { write_file(path, std::string(5000, 'x')); });
     ::_exit(message.find("File too large") != std::string::npos ? 42 : 1);
   });
   CHECK(WEXITSTATUS(status) == 42);
@@ -164,12 +157,12 @@ TEST_CASE("publish_folder never replaces anything") {
   for (const std::string name : {"folder", "file", "link"}) {
     bool called = false;
     const std::string message =
-        message_of([&] { publish_folder(folder / name, [&](const auto&) { called = true; }); });
+        error_of([&] { publish_folder(folder / name, [&](const auto&) { called = true; }); });
     CHECK(message.find("nothing is ever replaced") != std::string::npos);
     CHECK_FALSE(called);
   }
   // One that appears meanwhile.
-  CHECK(message_of([&] {
+  CHECK(error_of([&] {
           publish_folder(folder / "new", [&](const std::string&) { create_folders(folder / "new"); });
         }).find("nothing is ever replaced") != std::string::npos);
   CHECK(names_in(folder.path()) == std::vector<std::string>{"file", "folder", "link", "new"});

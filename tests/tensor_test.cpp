@@ -7,24 +7,17 @@
 #include <functional>
 #include <limits>
 
-#include "tensor/error.h"
 #include "tensor/ops.h"
+#include "tests/error_of.h"
 
 using namespace halfstep;
+using halfstep::test::error_of;
 
 namespace {
 Tensor iota(const Shape& shape, TensorOptions options = {}) {
   std::vector<double> v(static_cast<size_t>(numel(shape)));
   for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<double>(i);
   return Tensor::from(v, shape, options);
-}
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "(no error)";
 }
 using Doubles = std::vector<double>;
 }  // namespace

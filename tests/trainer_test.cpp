@@ -9,12 +9,13 @@
 
 #include "diffusion/distill.h"
 #include "diffusion/random_streams.h"
-#include "tensor/error.h"
 #include "tensor/files.h"
+#include "tests/error_of.h"
 #include "tests/temporary_folder.h"
 #include "tests/unreadable_backend.h"
 
 using namespace halfstep;
+using halfstep::test::error_of;
 using halfstep::test::TemporaryFolder;
 
 namespace {
@@ -53,15 +54,6 @@ Dataset tiny_data() {
       for (int x = 0; x < 8; ++x) d.pixels.push_back((x < 4) == (n % 2 == 0) ? 230 : 20);
   }
   return d;
-}
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "(no error)";
 }
 
 void check_equal_bits(const TensorMap& a, const TensorMap& b) {

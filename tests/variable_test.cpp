@@ -2,9 +2,10 @@
 #include <doctest/doctest.h>
 
 #include "autograd/ops.h"
-#include "tensor/error.h"
+#include "tests/error_of.h"
 
 using namespace halfstep;
+using halfstep::test::error_of;
 
 namespace {
 const TensorOptions kF64{DType::f64, &cpu_device()};
@@ -12,14 +13,6 @@ Variable leaf(std::vector<double> values, const Shape& shape) {
   return Variable(Tensor::from(values, shape, kF64), true);
 }
 std::vector<double> values(const Variable& v) { return v.value().to_vector<double>(); }
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 }  // namespace
 
 TEST_CASE("backward accumulates over uses and over calls") {
