@@ -158,6 +158,13 @@ TEST_CASE("clamp passes the gradient at its bounds; relu has none at 0; maximum 
   CHECK(g == std::vector<double>{0, 0.5, 1, 1});
 }
 
+TEST_CASE("conversions hand gradients back in the dtype they came from") {
+  const Variable x(Tensor::from(std::vector<double>{1, 2}, {2}), true);  // f32
+  const Variable g = grad(sum(square(to(x, DType::f64))), {x})[0];
+  CHECK(g.dtype() == DType::f32);
+  CHECK(g.value().to_vector<double>() == std::vector<double>{2, 4});
+}
+
 TEST_CASE("empty tensors go through") {
   const TensorOptions f64{DType::f64, &cpu_device()};
   const Variable x(Tensor::zeros({0, 3}, f64), true);
