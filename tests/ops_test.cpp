@@ -165,6 +165,19 @@ TEST_CASE("conversions hand gradients back in the dtype they came from") {
   CHECK(g.value().to_vector<double>() == std::vector<double>{2, 4});
 }
 
+TEST_CASE(
+    "space_to_depth orders channels by (row in block, column in block, channel); depth_to_space undoes it") {
+  const TensorOptions f64{DType::f64, &cpu_device()};
+  std::vector<double> v(16);  // [1, 2, 4, 2]: value = 100 row + 10 column + channel
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<double>(100 * (i / 8) + 10 * (i / 2 % 4) + i % 2);
+  const Variable x(Tensor::from(v, {1, 2, 4, 2}, f64));
+  const Variable d = space_to_depth(x);
+  CHECK(d.shape() == Shape{1, 1, 2, 8});
+  CHECK(d.value().to_vector<double>() ==
+        std::vector<double>{0, 1, 10, 11, 100, 101, 110, 111, 20, 21, 30, 31, 120, 121, 130, 131});
+  CHECK(depth_to_space(d).value().to_vector<double>() == v);
+}
+
 TEST_CASE("empty tensors go through") {
   const TensorOptions f64{DType::f64, &cpu_device()};
   const Variable x(Tensor::zeros({0, 3}, f64), true);
