@@ -83,9 +83,7 @@ void measure(Plan& plan, const Dataset& data, Device& device, const std::atomic<
               student_batches = source_of(plan.student.train);
   const auto seconds_of = [&](Trainer& trainer, BatchSource& batches, const auto& update) {
     const double start = now();
-    Batch batch = batches.batch(trainer.step());
-    if (!trainer.config().model.unet.conditional()) batch.label = {};
-    update(batch);
+    update(batches.batch(trainer.step()));
     trainer.take_mean_loss();  // waits for the device
     if (stop) throw Interrupted("demo", "stopped while measuring; nothing is lost, start again");
     return now() - start;

@@ -58,6 +58,10 @@ void Trainer::reset() {
   step_ = 0;
 }
 
+Tensor Trainer::label_of(const Batch& batch) const {
+  return config_.model.unet.conditional() ? batch.label : Tensor();
+}
+
 void Trainer::update(const Batch& batch) {
   const TrainConfig& t = config_.train;
   const auto key = [&](RandomUse use) { return random_key(t.seed, use, static_cast<uint64_t>(step_)); };
@@ -68,7 +72,7 @@ void Trainer::update(const Batch& batch) {
           : draw_times(size, key(RandomUse::time));
   const Tensor eps = random_normal(batch.x.shape(), key(RandomUse::noise), 0, batch.x.options());
   const Denoiser model = make_training_denoiser(unet_, config_.model.prediction, key(RandomUse::dropout));
-  apply(diffusion_loss(model, t.loss, config_.model.schedule, batch.x, batch.label, times, eps));
+  apply(diffusion_loss(model, t.loss, config_.model.schedule, batch.x, label_of(batch), times, eps));
 }
 
 void Trainer::update(const Batch& batch, const Denoiser& teacher, int64_t num_steps) {
@@ -78,7 +82,7 @@ void Trainer::update(const Batch& batch, const Denoiser& teacher, int64_t num_st
   const std::vector<int64_t> i = draw_step_indices(batch.x.size(0), num_steps, key(RandomUse::time));
   const Tensor eps = random_normal(batch.x.shape(), key(RandomUse::noise), 0, batch.x.options());
   const Denoiser student = make_training_denoiser(unet_, config_.model.prediction, key(RandomUse::dropout));
-  apply(distillation_loss(student, teacher, t.loss, config_.model.schedule, batch.x, batch.label, i,
+  apply(distillation_loss(student, teacher, t.loss, config_.model.schedule, batch.x, label_of(batch), i,
                           num_steps, eps));
 }
 
@@ -186,16 +190,13 @@ std::string run_stage(Trainer& trainer, const Stage& stage, const Dataset& data,
   const TrainConfig& config = trainer.config().train;
   BatchSource batches(data, config.batch_size, stage_seed(config.seed, stage.info.num_steps), config.flip,
                       *options.device);
-  const bool conditional = trainer.config().model.unet.conditional();
   double loss = std::numeric_limits<double>::quiet_NaN();
   int64_t reported_step = trainer.step(), skipped_before = trainer.optimizer_stats().skipped,
           skipped_in_a_row = 0;
   std::string saved;
   Stopwatch watch;
   while (trainer.step() < config.max_steps) {
-    Batch batch = batches.batch(trainer.step());
-    if (!conditional) batch.label = {};
-    stage.update(trainer, batch);
+    stage.update(trainer, batches.batch(trainer.step()));
 
     const bool last = trainer.step() == config.max_steps;
     const bool stopping = options.stop && options.stop->load();

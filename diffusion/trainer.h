@@ -54,6 +54,8 @@ class Trainer {
 
  private:
   void reset();
+  /// The labels if the network takes any: data sets always have some.
+  Tensor label_of(const Batch& batch) const;
   void apply(const Variable& loss);
 
   Config config_;

@@ -219,8 +219,7 @@ TEST_CASE("a student starts as its teacher and the teacher's parameters get no g
   Trainer teacher(config, cpu_device());
   const Dataset data = tiny_data();
   BatchSource batches(data, 4, 1);
-  Batch batch = batches.batch(0);
-  batch.label = {};
+  const Batch batch = batches.batch(0);
   for (int i = 0; i < 3; ++i) teacher.update(batch);
   Trainer student(config, cpu_device());
   student.start_from(teacher.weights());
@@ -247,8 +246,7 @@ TEST_CASE(
   Trainer trainer(config, cpu_device());
   const Dataset data = tiny_data();
   BatchSource batches(data, 4, 1);
-  Batch batch = batches.batch(0);
-  batch.label = {};
+  const Batch batch = batches.batch(0);
   trainer.update(batch);
   const TensorMap before = [&] {
     TensorMap copy;
@@ -283,8 +281,7 @@ TEST_CASE("one update runs on a device whose memory the host cannot read, and re
     UNet teacher(config.model.unet, 3, {DType::f32, &device});
     set_requires_grad(teacher, false);
     BatchSource batches(data, 4, 1, true, device);
-    Batch batch = batches.batch(0);
-    batch.label = {};
+    const Batch batch = batches.batch(0);
     const int64_t downloads = unreadable_downloads();
     for (int i = 0; i < 2; ++i) {
       if (distilling)
