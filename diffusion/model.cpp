@@ -10,12 +10,15 @@ namespace halfstep {
 
 Denoiser Model::denoiser() const { return make_denoiser(unet, info.config.model.prediction); }
 
-Model load_model(const std::string& path, Device& device, DType dtype) {
-  Checkpoint checkpoint = load_checkpoint(path, device);
+Model make_model(const Checkpoint& checkpoint, Device& device, DType dtype) {
   UNet unet(checkpoint.info.config.model.unet, 0, {dtype, &device});
   load_state(unet, checkpoint.weights);
   set_requires_grad(unet, false);
-  return {std::move(checkpoint.info), std::move(checkpoint.path), std::move(unet)};
+  return {checkpoint.info, checkpoint.path, std::move(unet)};
+}
+
+Model load_model(const std::string& path, Device& device, DType dtype) {
+  return make_model(load_checkpoint(path, device), device, dtype);
 }
 
 Tensor draw_labels(int64_t num_classes, int64_t count, uint64_t seed) {

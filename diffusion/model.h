@@ -19,6 +19,8 @@ struct Model {
   Denoiser denoiser() const;
 };
 
+/// The network of a checkpoint, frozen, with parameters of `dtype`.
+Model make_model(const Checkpoint& checkpoint, Device& device, DType dtype = DType::f32);
 /// The network of the checkpoint that `path` names (see resolve_checkpoint), with parameters of `dtype`.
 Model load_model(const std::string& path, Device& device, DType dtype = DType::f32);
 

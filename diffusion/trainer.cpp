@@ -8,6 +8,7 @@
 
 #include "diffusion/distill.h"
 #include "diffusion/internal/json.h"
+#include "diffusion/model.h"
 #include "diffusion/random_streams.h"
 #include "diffusion/train_step.h"
 #include "tensor/error.h"
@@ -297,10 +298,8 @@ std::string distill(const Checkpoint& first_teacher, const Config& requested, in
   for (int64_t num_steps : stages) {
     const std::string folder = folder_of(num_steps);
     create_folders(folder);
-    UNet teacher_unet(config.model.unet, 0, {DType::f32, options.device});
-    load_state(teacher_unet, teacher.weights);
-    set_requires_grad(teacher_unet, false);
-    const Denoiser teacher_denoiser = make_denoiser(teacher_unet, config.model.prediction);
+    const Model teacher_model = make_model(teacher, *options.device);
+    const Denoiser teacher_denoiser = teacher_model.denoiser();
 
     Trainer trainer(config, *options.device);
     trainer.start_from(teacher.weights);
