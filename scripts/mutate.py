@@ -16,7 +16,7 @@ is
 
 The sample is fixed by the seed and the sources: every file and every operator is in it before any is there again.
 Mutants have names (file:line operator #number) that are stable as long as the file is. What cannot be noticed by any
-test of results, or is no mistake, is listed with its reason in scripts/mutation_exempt.json, by the text of its line.
+test of results, or is no mistake, is listed with its reason in scripts/mutation_exempt.json, by the code it is in.
 
 The sources are expected to be formatted by clang-format (.clang-format): binary operators have a space on both sides,
 and so are told from pointers, references and template brackets.
@@ -764,8 +764,15 @@ def name_mutants(mutants):
     return unique
 
 
+def words_of(code):
+    """Code without regard to its line breaks and indents."""
+    return " ".join(code.split())
+
+
 class Exemptions:
-    """scripts/mutation_exempt.json: what no test of results can notice, by file, line and change, with its reason."""
+    """scripts/mutation_exempt.json: what no test of results can notice. Each rule quotes `code` of a `file`: mutants
+    inside such a passage are exempt, for the given `reason`; with `becomes`, only the one that makes this of it; with
+    `operators`, only those."""
 
     def __init__(self, path):
         self.rules = []
@@ -773,27 +780,30 @@ class Exemptions:
             with open(path, encoding="utf-8") as file:
                 self.rules = json.load(file)["exempt"]
         for rule in self.rules:
-            unknown = set(rule) - {"file", "line", "operator", "original", "mutant", "reason"}
-            if unknown or not rule.get("reason") or not rule.get("file") or not rule.get("line"):
-                raise SystemExit(f"{path}: expected file, line and reason in every rule, got {rule}")
-            if any(o not in OPERATORS for o in rule.get("operator", [])):
+            if set(rule) - {"file", "code", "becomes", "operators", "reason"} or not {"file", "code", "reason"} <= set(rule):
+                raise SystemExit(f"{path}: expected file, code and reason in every rule, got {rule}")
+            if any(o not in OPERATORS for o in rule.get("operators", [])):
                 raise SystemExit(f"{path}: unknown operator in {rule}")
             rule["used"] = 0
+            becomes = rule.get("becomes", [])
+            rule["becomes"] = {words_of(b) for b in ([becomes] if isinstance(becomes, str) else becomes)}
+            rule["pattern"] = re.compile(r"\s+".join(re.escape(w) for w in rule["code"].split()))
+            rule["spans"] = {}
 
     def reason(self, mutant, text):
         for rule in self.rules:
-            if not fnmatch.fnmatchcase(mutant.file, rule["file"]) or not re.search(rule["line"], mutant.line_text):
+            if not fnmatch.fnmatchcase(mutant.file, rule["file"]) or \
+                    "operators" in rule and mutant.operator not in rule["operators"]:
                 continue
-            if "operator" in rule and mutant.operator not in rule["operator"]:
-                continue
-            if "original" in rule and not re.fullmatch(rule["original"], mutant.original):
-                continue
-            if "mutant" in rule:
-                changed = [d[1:] for d in mutant.diff(text) if d[0] == "+"]
-                if not any(re.search(rule["mutant"], c) for c in changed):
+            if mutant.file not in rule["spans"]:
+                rule["spans"][mutant.file] = [m.span() for m in rule["pattern"].finditer(text)]
+            for begin, end in rule["spans"][mutant.file]:
+                if not (begin <= mutant.begin and mutant.end <= end):
                     continue
-            rule["used"] += 1
-            return rule["reason"]
+                changed = text[begin : mutant.begin] + mutant.replacement + text[mutant.end : end]
+                if not rule["becomes"] or words_of(changed) in rule["becomes"]:
+                    rule["used"] += 1
+                    return rule["reason"]
         return None
 
 
@@ -1096,7 +1106,7 @@ def main():
         m.exempt = exemptions.reason(m, texts[m.file])
     for rule in exemptions.rules:
         if rule["used"] == 0 and args.files == DEFAULT_FILES:
-            print(f"mutation_exempt.json: no site matches {rule['file']} '{rule['line']}'", file=sys.stderr)
+            print(f"mutation_exempt.json: no mutant matches {rule['file']}: {rule['code']}", file=sys.stderr)
     exempt = sum(m.exempt is not None for m in mutants)
     if args.operators:
         mutants = [m for m in mutants if m.operator in args.operators]
