@@ -897,6 +897,9 @@ class Workspace:
                             self.args.meson_option)
             if done.returncode != 0:
                 raise SystemExit(done.stdout + done.stderr)
+        done = self.ninja(["build.ninja"])  # meson.build may have changed
+        if done.returncode != 0:
+            raise SystemExit(done.stdout + done.stderr)
         self.find_tests()
         done = self.ninja([t for test in self.tests for t in test["targets"]])
         if done.returncode != 0:
@@ -915,8 +918,10 @@ class Workspace:
                 self.tests.append({"name": test["name"], "command": test["cmd"], "environment": test["env"],
                                    "folder": test["workdir"] or self.build,
                                    "targets": [f for d in test["depends"] for f in files_of.get(d, [])]})
+        if self.args.tests:
+            self.tests = [t for t in self.tests if t["name"] in self.args.tests]
         if not self.tests:
-            raise SystemExit("no tests of suite 'unit' found")
+            raise SystemExit("no tests found" if self.args.tests else "no tests of suite 'unit' found")
 
     def ninja(self, targets):
         return self.run(["ninja", "-C", self.build, "-j1", *sorted(set(targets))])
@@ -1086,11 +1091,14 @@ def main():
     parser.add_argument("--files", nargs="+", default=DEFAULT_FILES, metavar="GLOB",
                         help="sources to mutate (default autograd/* and tensor/*, with folders below)")
     parser.add_argument("--operators", nargs="+", choices=sorted(OPERATORS), metavar="NAME", help="only these")
+    parser.add_argument("--tests", nargs="+", metavar="NAME",
+                        help="run only these of the unit tests: quicker, but survivors may be killed by the others")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at the same time, each in a copy of its own")
     parser.add_argument("--nice", type=int, default=10, help="niceness of builds and tests (default 10)")
     parser.add_argument("--work", metavar="DIR", help="keep the copies and builds here, for another run")
     parser.add_argument("--out", metavar="FILE", help="write the results as JSON, after every mutant")
-    parser.add_argument("--resume", action="store_true", help="keep the results in --out of files that have not changed")
+    parser.add_argument("--resume", action="store_true", 
+                        help="keep the results in --out of files that have not changed; survivors are run again")
     parser.add_argument("--minutes", type=float, help="draw no more mutants after this time")
     parser.add_argument("--threshold", type=float, default=95, help="percent to be killed (default 95)")
     parser.add_argument("--list", action="store_true", help="print all mutants and the number of sites; run nothing")
@@ -1134,7 +1142,8 @@ def main():
     hashes = {f: hashlib.sha1(t.encode()).hexdigest() for f, t in texts.items()}
     if args.resume and args.out and os.path.exists(args.out):
         with open(args.out, encoding="utf-8") as file:
-            session.results = [r for r in json.load(file)["results"] if r.get("source") == hashes.get(r["file"])]
+            session.results = [r for r in json.load(file)["results"]
+                               if r.get("source") == hashes.get(r["file"]) and r["status"] != "survived"]
 
     folder = os.path.abspath(args.work) if args.work else tempfile.mkdtemp(prefix="halfstep-mutants-")
     os.makedirs(folder, exist_ok=True)
