@@ -807,11 +807,23 @@ class Exemptions:
         return None
 
 
+def project_files():
+    """The files of the project, as they are (not as they were committed), without builds."""
+    try:
+        listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], check=True,
+                                capture_output=True, text=True).stdout.split("\n")
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or no repository: an unpacked archive
+        listed = []
+        for base, folders, names in os.walk(ROOT):
+            folders[:] = [f for f in folders if not f.startswith(".") and
+                          not os.path.exists(os.path.join(base, f, "build.ninja"))]
+            listed += [os.path.relpath(os.path.join(base, name), ROOT) for name in names]
+    return sorted(f for f in set(listed) if f and os.path.isfile(os.path.join(ROOT, f)))
+
+
 def find_mutants(patterns):
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], check=True,
-                            capture_output=True, text=True).stdout.split("\n")
-    files = sorted(f for f in set(listed) if re.search(r"\.(cpp|h)$", f) and os.path.exists(os.path.join(ROOT, f))
-                   and any(fnmatch.fnmatchcase(f, p) for p in patterns))
+    files = [f for f in project_files()
+             if re.search(r"\.(cpp|h)$", f) and any(fnmatch.fnmatchcase(f, p) for p in patterns)]
     texts, mutants = {}, []
     for f in files:
         with open(os.path.join(ROOT, f), encoding="utf-8") as file:
@@ -866,9 +878,7 @@ class Workspace:
 
     def copy_tree(self):
         """Takes over what differs, so that a folder used before is built incrementally."""
-        listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], check=True,
-                                capture_output=True, text=True).stdout.split("\n")
-        wanted = {f for f in listed if f and os.path.isfile(os.path.join(ROOT, f))}
+        wanted = set(project_files())
         for base, folders, names in os.walk(self.tree):
             if base == self.tree and "build" in folders:
                 folders.remove("build")
