@@ -252,7 +252,7 @@ TEST_CASE("spelling: the nearest name by inserted, deleted and replaced letters"
   CHECK(nearest("ab", {"ba", "xab", "abxx"}) == "xab");                   // 2, 1, 2
   CHECK(nearest("saturday", {"sunday", "satur", "saturn"}) == "sunday");  // 3, 3, 3
   CHECK(nearest("saturday", {"monday", "satur"}) == "satur");             // 5, 3
-  CHECK(nearest("cat", {"cats!", "bat"}) == "bat");                       // 2, 1
+  CHECK(nearest("cat", {"xxcat", "bat"}) == "bat");                       // 2, 1
   CHECK(nearest("cat", {"cats!", "cut"}) == "cut");
   CHECK(nearest("cat", {"cats!", "cab"}) == "cab");
   CHECK(nearest("a", {"aaaa", "bcd", "b"}) == "b");  // 3, 3, 1
