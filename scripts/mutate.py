@@ -63,7 +63,7 @@ OPERATORS = {
     "off-by-one": "an integer literal is one more or one less; a loop ends one earlier",
     "constant": "a floating literal is half as much again (1 instead of 0)",
     "skip-accumulation": "+= and its kin become =",
-    "drop-statement": "a call, an assignment, a break or a continue is left out",
+    "drop-statement": "a call, an assignment, a break, a continue or a return without value is left out",
     "increment": "++ and -- change places outside the heads of loops",
     "true-false": "true and false change places",
     "return-early": "a function without a result returns at once",
@@ -725,7 +725,7 @@ def mutants_of(source):
                 starts = False
         if starts and source.parent[i] is not None and source.block.get(source.parent[i]) in ("function", "lambda", "control") \
                 and source.in_code(i) and (t.kind == "name" or t.text in ("*", "++", "--", "(")):
-            if t.text in NOT_A_STATEMENT or t.text == "while":
+            if t.text in NOT_A_STATEMENT and not (t.text == "return" and source.tok(i + 1) == ";"):
                 continue
             end = i
             while end < len(tokens) and source.tok(end) != ";":

@@ -721,6 +721,36 @@ TEST_CASE("properties: softmax is positive, sums to 1, knows no shift, and its g
   });
 }
 
+TEST_CASE("softmax and attention of large numbers do not overflow") {
+  for_each_setting(1, [](TensorOptions options) {
+    const auto row = [&](std::vector<double> v) {
+      return Tensor::from(v, {1, static_cast<int64_t>(v.size())}, options);
+    };
+    const double e = std::exp(-1.0);
+    const auto check = [&](const Tensor& got, const std::vector<double>& want) {
+      const auto values = got.to_vector<double>();
+      for (size_t i = 0; i < want.size(); ++i)
+        CHECK(std::abs(values[i] - want[i]) <= 16 * eps_of(options.dtype));
+    };
+    check(softmax(row({1000, 999, -1000})), {1 / (1 + e), e / (1 + e), 0});
+    check(softmax(row({-1000, -999, -3000})), {e / (1 + e), 1 / (1 + e), 0});
+    check(softmax(row({-HUGE_VAL, 0, -HUGE_VAL, 0})), {0, 0.5, 0, 0.5});
+    CHECK(std::isnan(softmax(row({0, NAN, 1})).to_vector<double>()[0]));
+    // Scores of 1000, 999 and -1000.
+    const Tensor q = Tensor::from(std::vector<double>{1}, {1, 1, 1, 1}, options),
+                 k = Tensor::from(std::vector<double>{1000, 999, -1000}, {1, 3, 1, 1}, options),
+                 v = Tensor::from(std::vector<double>{0, 1, 5}, {1, 3, 1, 1}, options);
+    const auto result = attention(q, k, v, 1);
+    check(result.out, {e / (1 + e)});
+    CHECK(std::abs(result.log_sum_exp.item() - (1000 + std::log(1 + e))) <= 1000 * 2 * eps_of(options.dtype));
+    const auto low = attention(q, affine(k, 1, -2000), v, 1);
+    check(low.out, {e / (1 + e)});
+    for (const Tensor& g :
+         {attention_backward(q, q, k, v, result, 1).dq, attention_backward(q, q, k, v, result, 1).dk})
+      for (double d : g.to_vector<double>()) CHECK(std::isfinite(d));
+  });
+}
+
 TEST_CASE("properties: group norm leaves mean 0 and variance 1, then gain, bias and activation") {
   for_each_setting(20, [](TensorOptions options) {
     const int groups = static_cast<int>(pick(1, 4));
