@@ -604,7 +604,8 @@ def mutants_of(source):
         elif t.kind == "number":
             plain = t.text.replace("'", "")
             integer = re.fullmatch(r"(0[xX][0-9a-fA-F]+|0|[1-9]\d*)([uUlLzZ]*)", plain)
-            real = re.fullmatch(r"((?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?|0[xX][\w.]*[pP][+-]?\d+)([fFlL]?)", plain)
+            octal = re.fullmatch(r"0\d+", plain)  # permissions of files
+            real = not octal and re.fullmatch(r"((?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?|0[xX][\w.]*[pP][+-]?\d+)([fFlL]?)", plain)
             if integer:
                 value, suffix = int(integer[1], 0), integer[2]
                 replace_token("off-by-one", i, f"{value + 1}{suffix}")
