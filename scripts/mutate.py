@@ -939,14 +939,21 @@ class Workspace:
     def ninja(self, targets):
         return self.run(["ninja", "-C", self.build, "-j1", *sorted(set(targets))])
 
-    def hash_objects(self):
+    def objects_of(self, file):
+        """The objects that a source is compiled to, among those that the tests need; none for a header."""
+        with open(os.path.join(self.build, "compile_commands.json"), encoding="utf-8") as commands:
+            return [c["output"] for c in json.load(commands) if c["output"] in self.objects and
+                    os.path.normpath(os.path.join(c["directory"], c["file"])) == os.path.join(self.tree, file)]
+
+    def hash_objects(self, objects=None):
+        """Hashes by path; of all objects there are, if none are named."""
+        if objects is None:
+            objects = [os.path.relpath(os.path.join(base, name), self.build)
+                       for base, _, names in os.walk(self.build) for name in names if name.endswith(".o")]
         hashes = {}
-        for base, _, names in os.walk(self.build):
-            for name in names:
-                if name.endswith(".o"):
-                    path = os.path.join(base, name)
-                    with open(path, "rb") as file:
-                        hashes[path] = hashlib.sha1(file.read()).digest()
+        for path in objects:
+            with open(os.path.join(self.build, path), "rb") as file:
+                hashes[path] = hashlib.sha1(file.read()).digest()
         return hashes
 
     def run_test(self, test, cpu_limit, wall_limit):
@@ -1034,17 +1041,23 @@ class Session:
         return result
 
     def judge(self, workspace, mutant, result):
-        tests = self.order(workspace, mutant.file)
-        for number, test in enumerate(tests):
-            done = workspace.ninja(test["targets"])
+        def built(targets):
+            done = workspace.ninja(targets)
             if done.returncode != 0:
                 result["status"] = "not compiled"
                 errors = re.findall(r"error: .*", done.stdout)
                 result["why"] = errors[0] if errors else done.stdout[-200:]
+            return done.returncode == 0
+
+        objects = workspace.objects_of(mutant.file)
+        if objects:
+            if not built(objects):
                 return
-            # Not of headers yet: they reach programs that are built later.
-            if number == 0 and not mutant.file.endswith(".h") and workspace.hash_objects() == workspace.objects:
+            if workspace.hash_objects(objects) == {o: workspace.objects[o] for o in objects}:
                 result["status"] = "same code"
+                return
+        for test in self.order(workspace, mutant.file):
+            if not built(test["targets"]):
                 return
             limit = int(20 + 5 * test["seconds"])
             passed, why, _ = workspace.run_test(test, limit, 60 + 20 * limit)
