@@ -317,7 +317,16 @@ class Source:
             if t.text != "{" or t.mate is None:
                 continue
             self.block[i], self.result_type[i] = self.classify(i)
-        self.parent = [None] * len(self.tokens)
+        self.parent = [None] * len(self.tokens)  # the brace around a token
+        self.innermost = [-1] * len(self.tokens)  # the bracket around it
+        brackets = []
+        for i, t in enumerate(self.tokens):
+            if t.text in CLOSE and brackets and brackets[-1] == t.mate:
+                brackets.pop()
+            if brackets:
+                self.innermost[i] = brackets[-1]
+            if t.text in OPEN and t.mate is not None:
+                brackets.append(i)
         stack = []
         for i, t in enumerate(self.tokens):
             if t.text == "}" and stack and stack[-1] == t.mate:
@@ -712,9 +721,8 @@ def mutants_of(source):
                     add("return-zero", a, b, "{}")
 
         # Statements.
-        if in_loop_head(i) and not (source.tok(i - 1) == "{" or source.parent[i] is not None and
-                                    heads[source.parent[i]]):
-            continue
+        if source.tok(source.innermost[i]) == "(":
+            continue  # the head of an if or a loop
         starts = i == 0 or source.tok(i - 1) in (";", "}", "else", "do") or \
             (source.tok(i - 1) == "{" and source.block.get(i - 1) in ("function", "lambda", "control")) or \
             (source.tok(i - 1) == ":" and not source.is_binary(i - 1) and source.parent[i] is not None

@@ -76,6 +76,7 @@ class Operators(unittest.TestCase):
 
     def test_statements(self):
         self.check("int c = a; c += b; g(c);", "drop-statement", "int c = a; ; g(c);", "int c = a; c += b; ;")
+        self.check("if (auto c = g(a); c > b) return g(c);", "drop-statement")
         self.check("c += b;", "skip-accumulation", "c = b;")
         self.check("if (a) return; for (;;) break;", "drop-statement", "if (a) ; for (;;) break;", "if (a) return; for (;;) ;")
         self.check("const Shape shape = x.shape(); std::vector<int> v(3); T* p = q;", "drop-statement")
