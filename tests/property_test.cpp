@@ -119,7 +119,8 @@ void check_close(const Tensor& got, const Plain& want, double roundings) {
   CHECK(wrong == 0);
 }
 
-/// Values in [low, high), in one of many layouts: plain, permuted, cut out of something larger, or expanded.
+/// Values in [low, high), in one of many layouts: plain, permuted, cut out of something larger, expanded, and
+/// some axes reversed.
 Tensor pick_tensor(const Shape& shape, TensorOptions options, double low = -2, double high = 2) {
   Shape stored = shape;
   std::vector<std::pair<int64_t, int64_t>> cuts;
@@ -145,6 +146,12 @@ Tensor pick_tensor(const Shape& shape, TensorOptions options, double low = -2, d
   for (int i = 0; i < shape.rank(); ++i)
     if (t.size(i) != cuts[static_cast<size_t>(i)].second - cuts[static_cast<size_t>(i)].first)
       t = t.slice(i, cuts[static_cast<size_t>(i)].first, cuts[static_cast<size_t>(i)].second);
+  if (pick(0, 2) == 0) {
+    std::vector<int> reversed;
+    for (int i = 0; i < shape.rank(); ++i)
+      if (coin()) reversed.push_back(i);
+    t = t.flip(reversed);
+  }
   return t.expand(shape);
 }
 
@@ -202,8 +209,7 @@ void check_same_inner(const Tensor& a, const Tensor& b, const Tensor& c, const T
 
 }  // namespace
 
-// --- views
-// ---------------------------------------------------------------------------------------------------
+// --- views ------------------------------------------------------------------------------------------------
 
 TEST_CASE("properties: slice, permute, transpose, expand, unsqueeze and squeeze move indices") {
   for_each_setting(25, [](TensorOptions options) {
@@ -213,19 +219,37 @@ TEST_CASE("properties: slice, permute, transpose, expand, unsqueeze and squeeze 
     const Plain p = plain(t);
 
     const int axis = static_cast<int>(pick(0, rank - 1));
-    const int64_t n = shape[axis], begin = pick(0, n), end = pick(begin, n);
+    const int64_t n = shape[axis], begin = pick(0, n), end = pick(begin, n), step = pick(1, 3);
     const bool from_end = coin() && begin < n && end < n;
     const Tensor s =
-        t.slice(coin() ? axis : axis - rank, from_end ? begin - n : begin, from_end ? end - n : end);
-    CHECK(s.size(axis) == end - begin);
+        t.slice(coin() ? axis : axis - rank, from_end ? begin - n : begin, from_end ? end - n : end, step);
+    std::vector<int64_t> kept;
+    for (int64_t i = begin; i < end; i += step) kept.push_back(i);
+    CHECK(s.size(axis) == static_cast<int64_t>(kept.size()));
     CHECK(s.shares_storage(t));
     Plain cut(s.shape());
     for (Index i(s.shape()); i.valid(); i.next()) {
       auto at = i.at;
-      at[static_cast<size_t>(axis)] += begin;
+      at[static_cast<size_t>(axis)] = kept[static_cast<size_t>(at[static_cast<size_t>(axis)])];
       cut.set(i.at, p(at));
     }
     check_close(s, cut, 0);
+
+    std::vector<int> reversed;
+    for (int i = 0; i < rank; ++i)
+      if (coin()) reversed.push_back(coin() ? i : i - rank);
+    const Tensor flipped = t.flip(reversed);
+    Plain mirrored(shape);
+    for (Index i(shape); i.valid(); i.next()) {
+      auto at = i.at;
+      for (int a : reversed) {
+        const auto k = static_cast<size_t>(a < 0 ? a + rank : a);
+        at[k] = shape[static_cast<int>(k)] - 1 - at[k];
+      }
+      mirrored.set(i.at, p(at));
+    }
+    check_close(flipped, mirrored, 0);
+    CHECK(flipped.shares_storage(t));
 
     std::vector<int> order(static_cast<size_t>(rank));
     for (int i = 0; i < rank; ++i) order[static_cast<size_t>(i)] = i;
@@ -357,6 +381,38 @@ TEST_CASE("properties: writes through views reach exactly the elements of the vi
   });
 }
 
+TEST_CASE("properties: pad surrounds, stack piles up; slices undo both") {
+  for_each_setting(20, [](TensorOptions options) {
+    const Shape shape = pick_shape(1, 3, 500);
+    const Tensor x = pick_tensor(shape, options);
+    const Plain p = plain(x);
+    std::vector<int64_t> before, after;
+    Shape larger = shape;
+    for (int i = 0; i < shape.rank(); ++i) {
+      before.push_back(pick(0, 2));
+      after.push_back(pick(0, 2));
+      larger[i] += before.back() + after.back();
+    }
+    Plain want(larger);
+    for (Index i(larger); i.valid(); i.next()) want.set(i.at, -7);
+    for (Index i(shape); i.valid(); i.next()) {
+      auto at = i.at;
+      for (size_t k = 0; k < at.size(); ++k) at[k] += before[k];
+      want.set(at, p(i.at));
+    }
+    check_close(pad(x, before, after, -7), want, 0);
+    CHECK(sum(pad(x, before, after)).item() == doctest::Approx(sum(x).item()));
+
+    const int axis = static_cast<int>(pick(-shape.rank() - 1, shape.rank()));
+    const Tensor y = pick_tensor(shape, options), pile = stack(std::vector<Tensor>{x, y, x}, axis);
+    const int where = axis < 0 ? axis + shape.rank() + 1 : axis;
+    CHECK(pile.size(where) == 3);
+    CHECK(pile.slice(where, 0, 1).squeeze(where).to_vector<double>() == p.value);
+    CHECK(pile.slice(where, 1, 2).squeeze(where).to_vector<double>() == y.to_vector<double>());
+    CHECK(pile.slice(where, 2, 3).squeeze(where).to_vector<double>() == p.value);
+  });
+}
+
 TEST_CASE("properties: concat puts its parts beside each other, and slices undo it") {
   for_each_setting(25, [](TensorOptions options) {
     const Shape shape = pick_shape(1, 4, 1000);
@@ -379,8 +435,22 @@ TEST_CASE("properties: concat puts its parts beside each other, and slices undo 
   });
 }
 
-// --- elementwise
-// ---------------------------------------------------------------------------------------------
+// --- elementwise ------------------------------------------------------------------------------------------
+
+namespace {
+/// x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + c x^3), and its derivatives by hand.
+struct GeluTanh {
+  double value, slope, curvature;
+  explicit GeluTanh(double x) {
+    const double k = std::sqrt(2 / std::acos(-1.0)), c = 0.044715;
+    const double t = std::tanh(k * (x + c * x * x * x)), rest = 1 - t * t;
+    const double du = k * (1 + 3 * c * x * x), ddu = k * 6 * c * x;
+    value = x * (1 + t) / 2;
+    slope = (1 + t) / 2 + x * rest * du / 2;
+    curvature = rest * du + x * (rest * ddu - 2 * t * rest * du * du) / 2;
+  }
+};
+}  // namespace
 
 TEST_CASE("properties: functions of one argument against the C library, with their derivatives") {
   struct Row {
@@ -389,7 +459,10 @@ TEST_CASE("properties: functions of one argument against the C library, with the
     std::function<double(double)> value, slope, curvature;
   };
   const auto s = [](double x) { return 1 / (1 + std::exp(-x)); };
-  const double p0 = 1.75, p1 = -0.5;
+  const double p0 = 1.75, p1 = -0.5, pi = std::acos(-1.0);
+  const auto density = [pi](double x) { return 2 / std::sqrt(pi) * std::exp(-x * x); };  // slope of erf
+  const auto normal = [pi](double x) { return std::exp(-x * x / 2) / std::sqrt(2 * pi); };
+  const auto phi = [](double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); };
   const Row rows[] = {
       {UnaryOp::affine, -3, 3, [=](double x) { return p0 * x + p1; }, [=](double) { return p0; },
        [](double) { return 0.0; }},
@@ -418,6 +491,19 @@ TEST_CASE("properties: functions of one argument against the C library, with the
       {UnaryOp::pow, 0.1, 5, [=](double x) { return std::pow(x, p0); },
        [=](double x) { return p0 * std::pow(x, p0 - 1); },
        [=](double x) { return p0 * (p0 - 1) * std::pow(x, p0 - 2); }},
+      {UnaryOp::abs, -2, 2, [](double x) { return std::abs(x); }, [](double x) { return x < 0 ? -1.0 : 1.0; },
+       [](double) { return 0.0; }},
+      {UnaryOp::leaky_relu, -2, 2, [=](double x) { return x > 0 ? x : p0 * x; },
+       [=](double x) { return x > 0 ? 1.0 : p0; }, [](double) { return 0.0; }},
+      {UnaryOp::erf, -3, 3, [](double x) { return std::erf(x); }, density,
+       [density](double x) { return -2 * x * density(x); }},
+      {UnaryOp::gelu, -4, 4, [phi](double x) { return x * phi(x); },
+       [phi, normal](double x) { return phi(x) + x * normal(x); },
+       [normal](double x) { return normal(x) * (2 - x * x); }},
+      {UnaryOp::gelu_tanh, -4, 4, [](double x) { return GeluTanh(x).value; },
+       [](double x) { return GeluTanh(x).slope; }, [](double x) { return GeluTanh(x).curvature; }},
+      {UnaryOp::softplus, -20, 20, [](double x) { return std::log1p(std::exp(x)); }, s,
+       [s](double x) { return s(x) * s(-x); }},
       {UnaryOp::clamp, -2, 2, [](double x) { return std::min(std::max(x, -0.75), 0.5); },
        [](double x) { return x < -0.75 || x > 0.5 ? 0.0 : 1.0; }, [](double) { return 0.0; }},
   };
@@ -541,8 +627,23 @@ TEST_CASE("properties: functions of two arguments, broadcast and in place") {
   }
 }
 
-// --- reductions
-// ----------------------------------------------------------------------------------------------
+TEST_CASE("properties: where takes one side or the other, with broadcasting") {
+  for_each_setting(20, [](TensorOptions options) {
+    const Shape shape = pick_shape();
+    const int64_t whole = pick(0, 2);  // which of the three has the full shape
+    const Tensor condition = pick_tensor(whole == 0 ? shape : pick_narrower(shape), options, -2, 2)
+                                 .to(DType::i64)
+                                 .to(options.dtype);
+    const Tensor a = pick_tensor(whole == 1 ? shape : pick_narrower(shape), options),
+                 b = pick_tensor(whole == 2 ? shape : pick_narrower(shape), options);
+    const Plain pc = plain(condition), pa = plain(a), pb = plain(b);
+    Plain want(shape);
+    for (Index i(shape); i.valid(); i.next()) want.set(i.at, pc(i.at) != 0 ? pa(i.at) : pb(i.at));
+    check_close(where(condition, a, b), want, 0);
+  });
+}
+
+// --- reductions -------------------------------------------------------------------------------------------
 
 TEST_CASE("properties: sum, mean and max over any axes") {
   for_each_setting(60, [](TensorOptions options) {
@@ -615,8 +716,142 @@ TEST_CASE("properties: the sum of squares of many tensors, in f64") {
   });
 }
 
-// --- products
-// ------------------------------------------------------------------------------------------------
+TEST_CASE("properties: min, argmax and argmin along an axis") {
+  for_each_setting(30, [](TensorOptions options) {
+    const Shape shape = pick_shape(1);
+    const int rank = shape.rank(), axis = static_cast<int>(pick(0, rank - 1));
+    Tensor x = pick_tensor(shape, options, -3, 3);
+    if (coin()) x = x.to(DType::i64).to(options.dtype);  // with ties
+    const Plain p = plain(x);
+    if (x.numel() == 0) return;
+    Shape kept = shape, dropped = shape;
+    kept[axis] = 1;
+    dropped.erase(axis);
+    Plain smallest(kept), largest(kept), first_smallest(kept), first_largest(kept);
+    std::fill(smallest.value.begin(), smallest.value.end(), HUGE_VAL);
+    std::fill(largest.value.begin(), largest.value.end(), -HUGE_VAL);
+    for (Index i(shape); i.valid(); i.next()) {
+      const auto at = static_cast<double>(i.at[static_cast<size_t>(axis)]);
+      if (p(i.at) < smallest(i.at)) smallest.set(i.at, p(i.at)), first_smallest.set(i.at, at);
+      if (p(i.at) > largest(i.at)) largest.set(i.at, p(i.at)), first_largest.set(i.at, at);
+    }
+    const int named = coin() ? axis : axis - rank;
+    check_close(min(x, {named}, true), smallest, 0);
+    CHECK(min(x).item() == *std::min_element(p.value.begin(), p.value.end()));
+    check_close(argmin(x, named, true), first_smallest, 0);
+    check_close(argmax(x, named, true), first_largest, 0);
+    CHECK(argmax(x, named).shape() == dropped);
+    CHECK(argmin(x, named).dtype() == DType::i64);
+  });
+}
+
+TEST_CASE("properties: cumulative sums, and sorting in either direction") {
+  for_each_setting(30, [](TensorOptions options) {
+    const Shape shape = pick_shape(1);
+    const int rank = shape.rank(), axis = static_cast<int>(pick(0, rank - 1)),
+              named = coin() ? axis : axis - rank;
+    Tensor x = pick_tensor(shape, options, -3, 3);
+    if (coin()) x = x.to(DType::i64).to(options.dtype);
+    const Plain p = plain(x);
+    const auto k = static_cast<size_t>(axis);
+    Plain sums(shape), order(shape), reverse(shape);
+    Shape lines = shape;
+    lines[axis] = std::min<int64_t>(1, shape[axis]);
+    for (Index line(lines); line.valid(); line.next()) {
+      const auto value = [&](int64_t i) {
+        auto at = line.at;
+        at[k] = i;
+        return p(at);
+      };
+      double total = 0, size = 0;
+      std::vector<int64_t> up(static_cast<size_t>(shape[axis]));
+      for (int64_t i = 0; i < shape[axis]; ++i) {
+        auto at = line.at;
+        at[k] = i;
+        total += value(i);
+        size += std::abs(value(i));
+        sums.value[sums.where(at)] = total;
+        sums.size[sums.where(at)] = size;
+        up[static_cast<size_t>(i)] = i;
+      }
+      auto down = up;
+      std::stable_sort(up.begin(), up.end(), [&](int64_t a, int64_t b) { return value(a) < value(b); });
+      std::stable_sort(down.begin(), down.end(), [&](int64_t a, int64_t b) { return value(a) > value(b); });
+      for (int64_t i = 0; i < shape[axis]; ++i) {
+        auto at = line.at;
+        at[k] = i;
+        order.set(at, static_cast<double>(up[static_cast<size_t>(i)]));
+        reverse.set(at, static_cast<double>(down[static_cast<size_t>(i)]));
+      }
+    }
+    check_close(cumulative_sum(x, named), sums, static_cast<double>(shape[axis]) + 8);
+    check_close(argsort(x, named), order, 0);
+    check_close(argsort(x, named, true), reverse, 0);
+    const auto sorted = [&](const Plain& by) {
+      Plain result(shape);
+      for (Index i(shape); i.valid(); i.next()) {
+        auto at = i.at;
+        at[k] = static_cast<int64_t>(by(i.at));
+        result.set(i.at, p(at));
+      }
+      return result;
+    };
+    check_close(sort(x, named), sorted(order), 0);
+    check_close(sort(x, named, true), sorted(reverse), 0);
+  });
+}
+
+TEST_CASE("properties: gather picks, scatter_add is its adjoint, one_hot and arange are cases of them") {
+  for_each_setting(30, [](TensorOptions options) {
+    const Shape shape = pick_shape(1, 4);
+    const int rank = shape.rank(), axis = static_cast<int>(pick(0, rank - 1)),
+              named = coin() ? axis : axis - rank;
+    if (shape[axis] == 0) return;
+    const auto k = static_cast<size_t>(axis);
+    const Tensor x = pick_tensor(shape, options);
+    // Indices of x's shape, or broadcast off the axis.
+    Shape out_shape = shape, index_shape = shape;
+    out_shape[axis] = index_shape[axis] = pick(0, 9);
+    for (int i = 0; i < rank; ++i)
+      if (i != axis && coin()) index_shape[i] = 1;
+    std::vector<int64_t> places(static_cast<size_t>(numel(index_shape)));
+    for (int64_t& v : places) v = pick(0, shape[axis] - 1);
+    const Tensor index = Tensor::from(places, index_shape, {DType::i64, options.device});
+    const Plain p = plain(x), pi = plain(index);
+    Plain want(out_shape);
+    for (Index i(out_shape); i.valid(); i.next()) {
+      auto at = i.at;
+      at[k] = static_cast<int64_t>(pi(i.at));
+      want.set(i.at, p(at));
+    }
+    const Tensor got = gather(x, named, index);
+    check_close(got, want, 0);
+    check_close(gather(x.to(DType::i64), named, index), plain(got.to(DType::i64)), 0);
+
+    const Tensor source = pick_tensor(out_shape, options);
+    const Plain q = plain(source);
+    Plain sums(shape);
+    for (Index i(out_shape); i.valid(); i.next()) {
+      auto at = i.at;
+      at[k] = static_cast<int64_t>(pi(i.at));
+      sums.add(at, q(i.at));
+    }
+    const Tensor scattered = scatter_add(source, named, index, shape[axis]);
+    check_close(scattered, sums, 16);
+    check_same_inner(got, source, x, scattered, 16);
+
+    const int64_t classes = shape[axis];
+    const Tensor hot = one_hot(index, classes, options.dtype);
+    CHECK(hot.size(-1) == classes);
+    CHECK(hot.dtype() == options.dtype);
+    check_close(argmax(hot, -1), pi, 0);
+    CHECK(sum(hot).item() == static_cast<double>(index.numel()));
+    const auto numbers = arange(classes, options).to_vector<double>();
+    for (int64_t i = 0; i < classes; ++i) CHECK(numbers[static_cast<size_t>(i)] == static_cast<double>(i));
+  });
+}
+
+// --- products ---------------------------------------------------------------------------------------------
 
 TEST_CASE("properties: matmul with any leading axes and layouts, against three loops") {
   for_each_setting(40, [](TensorOptions options) {
@@ -685,8 +920,7 @@ TEST_CASE("properties: the three passes of a convolution are adjoints of one bil
   });
 }
 
-// --- normalisation, attention
-// --------------------------------------------------------------------------------
+// --- normalisation, attention -----------------------------------------------------------------------------
 
 TEST_CASE("properties: softmax is positive, sums to 1, knows no shift, and its gradient sums to 0") {
   for_each_setting(25, [](TensorOptions options) {
@@ -836,8 +1070,7 @@ TEST_CASE("properties: attention is a weighted mean of v, with the weights' loga
   });
 }
 
-// --- random
-// --------------------------------------------------------------------------------------------------
+// --- random -----------------------------------------------------------------------------------------------
 
 TEST_CASE("properties: a draw of rows is a part of any larger draw, on every device and in both dtypes") {
   for_each_setting(10, [](TensorOptions options) {
