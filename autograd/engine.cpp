@@ -73,6 +73,7 @@ std::vector<Variable> Engine::gradients(const std::vector<Variable>& outputs,
 void Engine::walk(const std::vector<Variable>& outputs, const std::vector<Variable>& upstreams) {
   static std::atomic<uint64_t> walks{0};
   const Assign identity(thread_state().walk, ++walks);
+  const Assign inside(thread_state().inside_walk, true);
   const Recording recording(options_.create_graph);
   if (const AnomalyOptions* anomaly = thread_state().anomaly) anomaly_.emplace(*anomaly);
 
@@ -180,6 +181,7 @@ void Engine::add(const NodePtr& node, const Variable& gradient) {
 }
 
 Variable Engine::run_hooks(const Node& node, Variable gradient) const {
+  const Assign outside(thread_state().inside_walk, false);
   const auto list = node.hooks->list;  // hooks may add and remove hooks
   for (const std::shared_ptr<Hook>& hook : list) {
     if (hook->removed || !hook->on_gradient) continue;
@@ -196,11 +198,7 @@ Variable Engine::run_hooks(const Node& node, Variable gradient) const {
 }
 
 void Engine::run_rule(const NodePtr& node, const Variable& gradient) {
-  std::vector<Variable> gradients;
-  {
-    const Assign inside(thread_state().inside_rule, true);
-    gradients = node->rule(gradient);
-  }
+  const std::vector<Variable> gradients = node->rule(gradient);
   require(gradients.size() == node->inputs.size(), "backward",
           "the rule of '{}' returned {} gradients for {} inputs", node->name, gradients.size(),
           node->inputs.size());
@@ -213,9 +211,10 @@ void Engine::run_rule(const NodePtr& node, const Variable& gradient) {
 
 void Engine::accumulate_leaf(const Node& node, Variable gradient) const {
   const std::shared_ptr<VariableState> state = node.leaf.lock();
-  if (!state) return;  // nobody can ask for it any more
+  if (!state || !node.enabled) return;  // nobody can or wants to ask for it any more
   state->grad = state->grad.defined() ? halfstep::add(state->grad, gradient) : owned(std::move(gradient));
   if (!node.hooks) return;
+  const Assign outside(thread_state().inside_walk, false);
   const Variable leaf = Internals::wrap(state);
   const auto list = node.hooks->list;
   for (const std::shared_ptr<Hook>& hook : list)

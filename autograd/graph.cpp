@@ -155,9 +155,9 @@ std::string draw_svg(const std::string& dot) {
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  require(WIFEXITED(status) && WEXITSTATUS(status) == 0, "write_graph",
-          "expected Graphviz's program 'dot' to succeed, it ended with status {}: {}", status,
-          messages.read());
+  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);  // as shells count
+  require(code == 0, "write_graph",
+          "expected Graphviz's program 'dot' to succeed, it ended with status {}: {}", code, messages.read());
   return out.read();
 }
 

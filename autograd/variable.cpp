@@ -91,23 +91,30 @@ const Tensor& Variable::value() const {
   return state_->value;
 }
 
-bool Variable::requires_grad() const { return defined() && state_->node != nullptr; }
+bool Variable::requires_grad() const { return defined() && state_->node && state_->node->enabled; }
 bool Variable::is_leaf() const { return !requires_grad() || state_->node->is_leaf; }
+
+namespace {
+
+NodePtr leaf_node(const std::shared_ptr<VariableState>& state) {
+  require(is_floating(state->value.dtype()), "requires_grad", "only f32 and f64 have gradients, got {}",
+          name_of(state->value.dtype()));
+  auto node = std::make_shared<Node>("leaf", state->value);
+  node->is_leaf = true;
+  node->leaf = state;
+  return node;
+}
+
+}  // namespace
 
 void Variable::set_requires_grad(bool on) {
   require(is_leaf(), "requires_grad", "expected a leaf, got the result of '{}'; use detach()",
           requires_grad() ? state_->node->name : "");
   if (on == requires_grad()) return;
-  if (!on) {
-    state_->node = nullptr;
-    return;
-  }
-  require(is_floating(value().dtype()), "requires_grad", "only f32 and f64 have gradients, got {}",
-          name_of(value().dtype()));
-  state_->node = std::make_shared<Node>("leaf", state_->value);
-  state_->node->is_leaf = true;
-  state_->node->leaf = state_;
-  state_->node->hooks = state_->hooks;
+  if (state_->node)
+    state_->node->enabled = on;
+  else
+    state_->node = leaf_node(state_);
 }
 
 Variable Variable::detach() const { return Variable(value()); }
@@ -115,12 +122,19 @@ Variable Variable::detach() const { return Variable(value()); }
 void Variable::set_value(Tensor value) {
   require(defined() && is_leaf(), "set_value", "expected a leaf, got the result of an operation");
   require(value.defined(), "set_value", "expected a tensor, got an undefined one (default-constructed)");
-  const bool wanted = requires_grad();
-  if (wanted) state_->node->replaced = true;
-  state_->node = nullptr;
+  require(!requires_grad() || is_floating(value.dtype()), "set_value",
+          "only f32 and f64 have gradients, got {}; call set_requires_grad(false) before",
+          name_of(value.dtype()));
   state_->grad = {};
   state_->value = std::move(value);
-  set_requires_grad(wanted);
+  const NodePtr old = std::exchange(state_->node, nullptr);
+  if (!old) return;
+  old->replaced = true;
+  if (!is_floating(state_->value.dtype())) return;
+  state_->node = leaf_node(state_);
+  state_->node->sequence = old->sequence;  // a search for the leaf still reaches graphs of the old value
+  state_->node->hooks = old->hooks;
+  state_->node->enabled = old->enabled;
 }
 
 const Variable& Variable::grad() const {
@@ -139,7 +153,6 @@ void Variable::zero_grad() { set_grad({}); }
 HookHandle Internals::add_hook(const Variable& v, Hook hook) {
   Node& node = *state(v)->node;
   if (!node.hooks) node.hooks = std::make_shared<Hooks>();
-  if (node.is_leaf) state(v)->hooks = node.hooks;
   node.hooks->list.push_back(std::make_shared<Hook>(std::move(hook)));
   HookHandle handle;
   handle.hooks_ = node.hooks;
@@ -205,7 +218,7 @@ const Variable& Saved::get() const {
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule) {
   Variable out(std::move(value));
   const ThreadState& thread = thread_state();
-  if (thread.anomaly && thread.anomaly->forward && !thread.inside_rule)
+  if (thread.anomaly && thread.anomaly->forward && !thread.inside_walk)
     check_value(name, out.value(), inputs, *thread.anomaly);
   if (thread.watch)
     for (const Variable& input : inputs)

@@ -41,6 +41,7 @@ struct Node {
   std::shared_ptr<Hooks> hooks;       ///< nullptr until the first one is registered
   std::weak_ptr<VariableState> leaf;  ///< where a leaf's gradient is accumulated
   bool is_leaf = false;
+  bool enabled = true;    ///< off in a leaf that has stopped to require a gradient
   bool freed = false;     ///< rule and inputs were released
   bool replaced = false;  ///< of a leaf: set_value gave the Variable another value
 
@@ -53,8 +54,7 @@ struct Node {
 struct VariableState {
   Tensor value;
   Variable grad;
-  NodePtr node;                  ///< nullptr where no gradient is wanted
-  std::shared_ptr<Hooks> hooks;  ///< of a leaf: they outlive its node, which set_value replaces
+  NodePtr node;  ///< nullptr where no gradient was ever wanted
 
   explicit VariableState(Tensor v) : value(std::move(v)) {}
   ~VariableState();
@@ -63,7 +63,8 @@ struct VariableState {
 /// The way from a Variable to its parts.
 struct Internals {
   static const std::shared_ptr<VariableState>& state(const Variable& v) { return v.state_; }
-  static NodePtr node(const Variable& v) { return v.defined() ? v.state_->node : nullptr; }
+  /// nullptr where no gradient is wanted.
+  static NodePtr node(const Variable& v) { return v.requires_grad() ? v.state_->node : nullptr; }
   static Variable wrap(std::shared_ptr<VariableState> state);
   /// Another handle with this value and the history of `history`, but without its grad().
   static Variable with_history(Tensor value, const Variable& history);
@@ -92,7 +93,7 @@ class UseWatch {
 /// What this thread is doing.
 struct ThreadState {
   bool recording = true;
-  bool inside_rule = false;  ///< a rule is running, so its operations are not the user's
+  bool inside_walk = false;  ///< operations are those of rules and the engine, not the user's
   uint64_t walk = 0;         ///< identifies the walk under way; 0: none
   const AnomalyOptions* anomaly = nullptr;
   std::shared_ptr<const std::string> scope;
