@@ -215,6 +215,20 @@ const Variable& Saved::get() const {
   return variable_;
 }
 
+namespace {
+void note_copy(const Tensor& saved) {
+  if (std::vector<Shape>* census = thread_state().census) census->push_back(saved.shape());
+}
+}  // namespace
+
+SavedTensor::SavedTensor(const SavedTensor& other) : value_(other.value_), version_(other.version_) {
+  note_copy(value_);
+}
+
+Saved::Saved(const Saved& other) : variable_(other.variable_), version_(other.version_) {
+  note_copy(variable_.value());
+}
+
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule) {
   Variable out(std::move(value));
   const ThreadState& thread = thread_state();

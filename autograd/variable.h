@@ -145,6 +145,11 @@ class SavedTensor {
   explicit SavedTensor(Tensor value) : value_(std::move(value)), version_(value_.version()) {}
   const Tensor& get() const;
 
+  SavedTensor(const SavedTensor& other);  ///< tells graph_of(), which copies rules to see what they keep
+  SavedTensor(SavedTensor&&) = default;
+  SavedTensor& operator=(const SavedTensor&) = default;
+  SavedTensor& operator=(SavedTensor&&) = default;
+
  private:
   Tensor value_;
   uint64_t version_;
@@ -160,9 +165,14 @@ class Saved {
   const Variable& get() const;
   const Tensor& tensor() const { return get().value(); }
 
+  Saved(const Saved& other);  ///< as SavedTensor's
+  Saved(Saved&&) = default;
+  Saved& operator=(const Saved&) = default;
+  Saved& operator=(Saved&&) = default;
+
  private:
   Variable variable_;
-  uint64_t version_;
+  uint64_t version_ = 0;
 };
 
 /// Whether operations are recorded on this thread.
