@@ -623,6 +623,11 @@ TEST_CASE("a chain of 100,000 nodes is walked and torn down without recursion or
     CHECK(x.grad().item() == 100001);
     Variable never_walked = x;
     for (int i = 0; i < 100000; ++i) never_walked = never_walked * x;
+    // Held by a rule alone, and not as an input.
+    Variable captured = x;
+    for (int i = 0; i < 100000; ++i)
+      captured = record("holder", x.value(), {x},
+                        [captured](const Variable& g) -> std::vector<Variable> { return {g}; });
   }
   CHECK(cpu_device().allocator.current_bytes() == before);
 }
