@@ -36,6 +36,7 @@ class Variable {
   explicit Variable(Tensor value, bool requires_grad = false);
 
   bool defined() const { return state_ != nullptr; }
+  /// Throws Error while undefined.
   const Tensor& value() const;
   const Shape& shape() const { return value().shape(); }
   int64_t size(int axis) const { return value().size(axis); }
@@ -94,12 +95,11 @@ std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& 
 /// gradient. `name` appears in errors.
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule);
 
-/// A tensor kept for a rule, such as the operation's own output. get() throws if it was changed in place
-/// since.
+/// A tensor kept for a rule, such as the operation's own output.
 class SavedTensor {
  public:
   explicit SavedTensor(Tensor value) : value_(std::move(value)), version_(value_.version()) {}
-  const Tensor& get() const;
+  const Tensor& get() const;  ///< throws Error if it was changed in place since
 
  private:
   Tensor value_;
@@ -111,7 +111,7 @@ class SavedTensor {
 class Saved {
  public:
   explicit Saved(const Variable& variable) : variable_(variable), value_(variable.value()) {}
-  const Variable& get() const;
+  const Variable& get() const;  ///< throws Error if its value was changed in place since
   const Tensor& tensor() const { return get().value(); }
 
  private:
@@ -136,6 +136,7 @@ class NoGrad {
  private:
   bool previous_;
 };
+/// Switches recording on for a scope, inside a NoGrad.
 class EnableGrad : public NoGrad {
  public:
   EnableGrad() : NoGrad(true) {}

@@ -29,6 +29,7 @@ PUBLIC = ("tensor", "autograd", "nn", "diffusion")
 # an implementation), and who may include them.
 INTERNAL = {
     "tensor/cpu/": ("tensor", "bench", "tests"),
+    "tensor/formulas.h": ("tensor", "cuda", "tests"),
     "cuda/": ("cuda",),
     "autograd/composed.h": ("autograd", "tests"),
     "diffusion/internal/": ("diffusion", "apps", "tests"),
