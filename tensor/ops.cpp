@@ -32,7 +32,7 @@ void require_rank(const Tensor& x, int rank, std::string_view where, std::string
 
 void require_derivative(const UnaryArgs& op) {
   require(op.derivative >= 0 && op.derivative <= kMaxDerivative, name_of(op.op),
-          "derivatives up to order {} exist, got {}", kMaxDerivative, op.derivative);
+          "expected a derivative of order 0 to {}, got {}", kMaxDerivative, op.derivative);
 }
 
 const Backend& backend_of(const Tensor& x) { return x.device().backend; }
@@ -244,7 +244,8 @@ ConvSizes conv_sizes(int64_t height, int64_t width, int64_t kernel_height, int64
   require(g.stride_h > 0 && g.stride_w > 0, where, "strides must be positive, got {} x {}", g.stride_h,
           g.stride_w);
   require(g.pad_top >= 0 && g.pad_bottom >= 0 && g.pad_left >= 0 && g.pad_right >= 0, where,
-          "padding must not be negative");
+          "padding must not be negative, got {} and {} rows, {} and {} columns", g.pad_top, g.pad_bottom,
+          g.pad_left, g.pad_right);
   const int64_t h = height + g.pad_top + g.pad_bottom - kernel_height;
   const int64_t w = width + g.pad_left + g.pad_right - kernel_width;
   require(h >= 0 && w >= 0, where, "the kernel {} x {} is larger than the padded image {} x {}",
@@ -316,8 +317,10 @@ Tensor concat(const std::vector<Tensor>& parts, int axis) {
   Shape shape = parts[0].shape();
   shape[a] = 0;
   for (const Tensor& p : parts) {
-    require(p.defined() && p.dtype() == parts[0].dtype() && &p.device() == &parts[0].device(), "concat",
-            "parts differ in dtype or device");
+    require(p.defined(), "concat", "expected tensors, got an undefined one");
+    require(p.dtype() == parts[0].dtype() && &p.device() == &parts[0].device(), "concat",
+            "parts differ: {} on '{}' and {} on '{}'; convert or move one with to()",
+            name_of(parts[0].dtype()), parts[0].device().name(), name_of(p.dtype()), p.device().name());
     Shape expected = p.shape();
     if (a < p.rank()) expected[a] = parts[0].shape()[a];
     require(expected == parts[0].shape(), "concat", "parts differ outside axis {}: {} and {}", axis,

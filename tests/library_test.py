@@ -89,10 +89,12 @@ def check_installed(root, build, compiler, work):
         check(re.search(r"\d+\.\d+\.\d+", run([program, "--version"])), "halfstep --version shows no version")
 
     libdir = prefix / option(build, "libdir")
-    environment = {"PKG_CONFIG_PATH": str(libdir / "pkgconfig")}
+    # A build folder from before this was the default names the place where it would be installed without --destdir.
+    moved = [] if option(build, "pkgconfig.relocatable") else [f"--define-variable=prefix={prefix}"]
 
     def pkg_config(*arguments):
-        return run(["pkg-config", *arguments, "halfstep"], env={**os.environ, **environment}).split()
+        return run(["pkg-config", *moved, *arguments, "halfstep"],
+                   env={**os.environ, "PKG_CONFIG_PATH": str(libdir / "pkgconfig")}).split()
 
     flags = pkg_config("--cflags")
     check(not any("nlohmann" in word for word in pkg_config("--print-requires", "--print-requires-private")),

@@ -10,7 +10,7 @@ using namespace halfstep;
 #define FACTOR 3
 #endif
 
-/// y = x^3, dy/dx = FACTOR * x^2. The rule is itself made of operations, so the second derivative comes for free.
+/// y = x^3, dy/dx = FACTOR * x^2. The rule is made of operations, so its own derivative comes for free.
 Variable cube(const Variable& x) {
   Tensor y = multiply(multiply(x.value(), x.value()), x.value());
   return record("cube", y, {x}, [x = Saved(x)](const Variable& upstream) {
