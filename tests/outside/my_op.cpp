@@ -23,7 +23,7 @@ int main() {
   const auto function = [](const std::vector<Variable>& in) { return cube(in[0]); };
   bool ok = true;
   for (const auto& report : {gradcheck(function, {x}), gradgradcheck(function, {x})}) {
-    std::printf("%s, worst error %g\n", report ? "right" : report.message.c_str(), report.worst_error);
+    std::puts(report ? "right" : report.message.c_str());
     ok = ok && report;
   }
   return ok ? 0 : 1;
