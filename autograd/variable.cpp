@@ -140,7 +140,7 @@ void Variable::zero_grad() { set_grad({}); }
 
 void Variable::register_hook(GradientHook hook) const {
   require(requires_grad(), "register_hook",
-          "this variable requires no gradient, so the hook would never run");
+          "expected a variable that requires a gradient, got one that does not: the hook would never run");
   state_->node->hooks.push_back(std::move(hook));
 }
 

@@ -45,7 +45,7 @@ void Adam::step(double lr) {
     gradients.push_back(p.grad().defined() ? p.grad().value().contiguous()
                                            : Tensor::zeros(p.shape(), p.options()));
   }
-  require(any, "Adam", "no parameter has a gradient; call backward() before step()");
+  require(any, "Adam", "expected a parameter with a gradient, got none; call backward() before step()");
 
   const Backend& backend = control_.device().backend;
   backend.optimizer_control({.control = control_.array(),

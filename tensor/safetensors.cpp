@@ -286,7 +286,7 @@ NamedTensors parse_safetensors(std::string_view bytes, const std::string& source
 
 std::string format_safetensors(const NamedTensors& content) {
   require(!content.tensors.contains(std::string(kMetadata)), "safetensors",
-          "expected no tensor named {}, which the format reserves", kMetadata);
+          "expected no tensor named {}, which the format reserves, got one", kMetadata);
   // The widest type first, as the format's own writer does it: so every tensor starts aligned.
   std::vector<std::pair<std::string, Tensor>> ordered(content.tensors.begin(), content.tensors.end());
   std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {

@@ -37,9 +37,9 @@ using halfstep::test::TemporaryFolder;
 namespace {
 
 struct Row {
-  const char* name;  ///< the misuse
+  std::string name;  ///< the misuse
   std::function<void()> misuse;
-  const char* text;
+  std::string text;
 };
 
 /// Whether `text` is `pattern`, in which '*' stands for any text.
@@ -58,7 +58,7 @@ void check_form(const std::string& text) {
   static const std::regex form(R"(^\[[A-Za-z0-9_ .:-]+\] [^\n]+$)");
   static const std::regex expectation(
       R"(expected|differ|outside|must|at most|only|cannot|do(es)? not|was not|larger|out of range|unknown|was (changed|freed|given)|returned|gave)");
-  static const std::regex reality(R"([0-9']|got|none|undefined|set_value)");
+  static const std::regex reality(R"([0-9']|got|set_value|the output)");
   CHECK_MESSAGE(std::regex_match(text, form), "not '[where] one line': ", text);
   CHECK_MESSAGE(std::regex_search(text, expectation), "does not say what was expected: ", text);
   CHECK_MESSAGE(std::regex_search(text, reality), "does not say what came: ", text);
@@ -435,7 +435,8 @@ TEST_CASE("errors of automatic differentiation") {
        "[set_grad] expected a gradient of shape (2,), got (3,)*"},
       {"hook without gradient",
        [] { Variable(ones({2})).register_hook([](const Variable& g) { return g; }); },
-       "[register_hook] this variable requires no gradient, so the hook would never run*"},
+       "[register_hook] expected a variable that requires a gradient, got one that does not: the hook would "
+       "never run"},
       {"backward without history", [&] { x.detach().backward(); },
        "[backward] the output does not depend on *"},
       {"backward of a vector", [&] { (x * 2.0).backward(); },
@@ -538,7 +539,7 @@ TEST_CASE("errors of modules and optimisers") {
          init_parameters(layer, 1);
          layer(leaf({1, 3, 4, 1}, DType::f32));
        },
-       "[Conv2d] stride 2 expects images [B, H, W, C] of even height and width, got (1, 3, 4, 1)"},
+       "[Conv2d] expected images [B, H, W, C] of even height and width for stride 2, got (1, 3, 4, 1)"},
       {"groups of a layer", [] { GroupNorm(6, 4); }, "[GroupNorm] 4 groups do not divide 6 channels"},
       {"heads of a layer", [] { SelfAttention(6, 4, 1); },
        "[SelfAttention] 4 heads do not divide 6 channels"},
@@ -574,7 +575,7 @@ TEST_CASE("errors of modules and optimisers") {
          Adam adam(parameters(fresh), {});
          adam.step(0.1);
        },
-       "[Adam] no parameter has a gradient; call backward() before step()"},
+       "[Adam] expected a parameter with a gradient, got none; call backward() before step()"},
       {"parameter of another shape",
        [] {
          Two changed = two();
@@ -634,7 +635,7 @@ TEST_CASE("errors of files") {
        "{\"dtype\":\"F32\",\"shape\":[1]}"},
       {"dtype of a file",
        [] { parse_tensor("{\"dtype\":\"F8\",\"shape\":[1],\"data_offsets\":[0,1]}", "x"); },
-       "[safetensors] f, byte 8: tensor 'a': expected a dtype of F64, F32, *; got \"F8\""},
+       "[safetensors] f, byte 8: tensor 'a': expected a dtype of F32, F64, *; got \"F8\""},
       {"shape that is a number",
        [] { parse_tensor("{\"dtype\":\"F32\",\"shape\":4,\"data_offsets\":[0,4]}", "1234"); },
        "[safetensors] f, byte 8: tensor 'a': expected a shape of at most 8 sizes, got 4"},
@@ -671,7 +672,7 @@ TEST_CASE("errors of files") {
          content.tensors["__metadata__"] = ones({1});
          format_safetensors(content);
        },
-       "[safetensors] expected no tensor named __metadata__, which the format reserves"},
+       "[safetensors] expected no tensor named __metadata__, which the format reserves, got one"},
       {"name that is no text",
        [] {
          NamedTensors content;
@@ -688,11 +689,11 @@ TEST_CASE("errors of configurations") {
       {"no JSON", read("{"), "[config] f: expected JSON, got an error at byte *"},
       {"a list", read("[]"), "[config] f: expected a JSON object, got []"},
       {"unknown key", read("{\"train\": {\"lerning_rate\": 1}}"),
-       "[config] f: unknown key '*lerning_rate'; did you mean '*learning_rate'?"},
+       "[config] f, section 'train': unknown key 'lerning_rate'; did you mean 'learning_rate'?"},
       {"section that is a number", read("{\"train\": 3}"),
        "[config] f: expected an object for 'train', got 3"},
       {"value of another kind", read("{\"train\": {\"batch_size\": \"many\"}}"),
-       "[config] f: '*batch_size': *"},
+       "[config] f: expected a number as the value of 'batch_size', got \"many\""},
       {"value out of range", read("{\"train\": {\"batch_size\": 0}}"),
        "[config] *expected batch_size >= 1, got 0"},
       {"network that cannot be built", read("{\"model\": {\"channels\": 2}}"),

@@ -30,8 +30,13 @@ PUBLIC = ("tensor", "autograd", "nn", "diffusion")
 INTERNAL = {
     "tensor/cpu/": ("tensor", "bench", "tests"),
     "tensor/formulas.h": ("tensor", "cuda", "tests"),
+    "tensor/ops/": ("tensor",),
     "cuda/": ("cuda",),
+    "autograd/cases/": ("autograd", "apps", "bench", "tests"),
     "autograd/composed.h": ("autograd", "tests"),
+    "autograd/differences.h": ("autograd", "tests"),
+    "autograd/gradcheck_report.h": ("autograd", "tests"),
+    "autograd/internal/": ("autograd", "tests"),
     "diffusion/internal/": ("diffusion", "apps", "tests"),
 }
 # Programs that are built by the test of the installed library.
