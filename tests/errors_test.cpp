@@ -57,7 +57,8 @@ bool matches(std::string_view pattern, std::string_view text) {
 void check_form(const std::string& text) {
   static const std::regex form(R"(^\[[A-Za-z0-9_ .:-]+\] [^\n]+$)");
   static const std::regex expectation(
-      R"(expected|differ|outside|must|at most|only|cannot|do(es)? not|was not|larger|out of range|unknown|was (changed|freed|given)|returned|gave)");
+      R"(expected|differ|outside|must|at most|only|cannot|do(es)? not|was not|)"
+      R"(larger|out of range|unknown|was (changed|freed|given)|returned|gave)");
   static const std::regex reality(R"([0-9']|got|set_value|the output)");
   CHECK_MESSAGE(std::regex_match(text, form), "not '[where] one line': ", text);
   CHECK_MESSAGE(std::regex_search(text, expectation), "does not say what was expected: ", text);
