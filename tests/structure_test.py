@@ -149,8 +149,8 @@ def first_includes(root):
 def check_headers(root, compiler):
     """Every header compiles alone, without warnings; the public ones also with clang, where it is installed."""
     def compile_text(compiler, text, what):
-        command = compiler + ["-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{root}", "-xc++", "-"]
-        result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        command = compiler + ["-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-I.", "-xc++", "-"]
+        result = subprocess.run(command, input=text, cwd=root, capture_output=True, text=True, check=False)
         return None if result.returncode == 0 else f"{what} not compile:\n{result.stderr}"
 
     compiled_by_build = set(first_includes(root))
