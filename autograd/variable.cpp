@@ -162,14 +162,14 @@ HookHandle Internals::add_hook(const Variable& v, Hook hook) {
 
 HookHandle Variable::register_hook(GradientHook hook) const {
   require(requires_grad(), "register_hook",
-          "this variable requires no gradient, so the hook would never run");
+          "expected a variable that requires a gradient, got one that does not: the hook would never run");
   require(hook != nullptr, "register_hook", "expected a function, got an empty one");
   return Internals::add_hook(*this, {std::move(hook), nullptr});
 }
 
 HookHandle Variable::register_accumulated_hook(AccumulatedHook hook) const {
   require(requires_grad(), "register_accumulated_hook",
-          "this variable requires no gradient, so the hook would never run");
+          "expected a variable that requires a gradient, got one that does not: the hook would never run");
   require(is_leaf(), "register_accumulated_hook",
           "expected a leaf, got the result of '{}', which accumulates nothing; use register_hook",
           state_->node->name);

@@ -10,7 +10,7 @@ namespace halfstep {
 EmaWarmup ema_warmup_by_name(std::string_view name) {
   for (const EmaWarmup warmup : {EmaWarmup::none, EmaWarmup::ramp})
     if (name == name_of(warmup)) return warmup;
-  fail("ema_warmup", "expected none or ramp, got {}", name);
+  fail("ema_warmup", "expected none or ramp, got '{}'", name);
 }
 
 std::string_view name_of(EmaWarmup warmup) { return warmup == EmaWarmup::none ? "none" : "ramp"; }

@@ -5,10 +5,10 @@
 #include <cmath>
 #include <limits>
 
+#include "autograd/cases/op_cases.h"
 #include "autograd/composed.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops.h"
-#include "autograd/cases/op_cases.h"
 #include "tests/unreadable_backend.h"
 
 using namespace halfstep;
