@@ -1,8 +1,10 @@
-// diffusion/schedule.h and diffusion/forward.h. The official code's numbers: tests/golden_runner/jax_schedule.cpp.
+// diffusion/schedule.h and diffusion/forward.h. The official code's numbers:
+// tests/golden_runner/jax_schedule.cpp.
 #include "diffusion/schedule.h"
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "diffusion/forward.h"
