@@ -10,6 +10,7 @@
 #include "tensor/files.h"
 #include "tests/error_of.h"
 #include "tests/golden_runner/torch_call.h"
+#include "tests/golden_runner/torch_ops.h"
 #include "tests/temporary_folder.h"
 
 using namespace halfstep;
@@ -254,6 +255,20 @@ TEST_CASE("golden runner: help, kinds, every tensor in verbose mode, lines of 10
   result.comparisons.push_back({.name = std::string(200, 't'), .error = 1e-300, .bound = 1e-5, .remark = ""});
   const std::string line = report(result, false);
   CHECK(line.size() <= 101);
+}
+
+TEST_CASE("golden runner: docs/golden.md lists every kind and every PyTorch operation") {
+  const std::string text = read_file(std::string(HALFSTEP_TESTS_DIR) + "/../docs/golden.md");
+  for (const Kind& kind : kinds()) {
+    INFO(kind.name);
+    CHECK(text.find(fmt::format("| {} |", kind.name)) != std::string::npos);
+  }
+  CHECK(torch_op_names().size() > 30);
+  for (const std::string& name : torch_op_names()) {
+    INFO(name);
+    CHECK(text.find("`" + name + "`") != std::string::npos);
+    CHECK(run({"--kinds"}).says(" " + name));
+  }
 }
 
 TEST_CASE("golden runner: compare") {

@@ -9,6 +9,8 @@
 #include <optional>
 #include <set>
 
+#include "tests/golden_runner/torch_ops.h"
+
 namespace halfstep::test {
 namespace {
 
@@ -58,7 +60,17 @@ std::vector<NamedCase> named_cases(const std::vector<std::string>& roots) {
 std::string listing_of_kinds() {
   std::string text = "Known kinds of cases, in the order in which they are tried:\n";
   for (const Kind& kind : kinds()) text += fmt::format("  {:<18} {}\n", kind.name, kind.covers);
-  return text;
+  text += "PyTorch operations:";
+  size_t column = kColumns;
+  for (const std::string& name : torch_op_names()) {
+    if (column + name.size() + 1 > kColumns) {
+      text += "\n ";
+      column = 1;
+    }
+    text += " " + name;
+    column += name.size() + 1;
+  }
+  return text + '\n';
 }
 
 }  // namespace

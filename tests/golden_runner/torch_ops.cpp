@@ -2,6 +2,8 @@
 //
 // PyTorch's images are [B, C, H, W] and its kernels [O, I, KH, KW]. They are permuted on the way into an
 // operation and back (nhwc, nchw, hwio): differentiable steps, so gradients arrive in PyTorch's order.
+#include "tests/golden_runner/torch_ops.h"
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -459,7 +461,7 @@ Op op_of(const GoldenCase& golden, const std::string& function) {
   for (const Composition& composition : compositions())
     if (says(golden, composition.words)) return composition.run;
   std::string known;
-  for (const auto& entry : ops()) known += (known.empty() ? "" : ", ") + entry.first;
+  for (const std::string& name : torch_op_names()) known += (known.empty() ? "" : ", ") + name;
   fail("golden", "unknown PyTorch operation '{}' ({}); known: {}, and {} compositions", function,
        reference_text(golden), known, compositions().size());
 }
@@ -500,6 +502,12 @@ void run(GoldenRun& run) {
 }
 
 }  // namespace
+
+std::vector<std::string> torch_op_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : ops()) names.push_back(entry.first);
+  return names;
+}
 
 Kind torch_op_kind() {
   return {"torch op", "one PyTorch operation, chosen by the reference's name: result and all gradients",
