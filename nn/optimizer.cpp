@@ -20,6 +20,7 @@ Adam::Adam(Parameters parameters, AdamConfig config) : parameters_(std::move(par
   in_range("weight_decay", config.weight_decay, config.weight_decay >= 0);
   in_range("l2", config.l2, config.l2 >= 0);
   in_range("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0);
+  in_range("clip_eps", config.clip_eps, config.clip_eps >= 0);
 
   const TensorOptions options = parameters_.front().variable.options();
   for (const auto& [name, p] : parameters_) {
@@ -50,7 +51,8 @@ void Adam::step(double lr) {
   const Backend& backend = control_.device().backend;
   backend.optimizer_control({.control = control_.array(),
                              .sum_squares = sum_of_squares(gradients).array(),
-                             .max_norm = config_.max_grad_norm});
+                             .max_norm = config_.max_grad_norm,
+                             .clip_eps = config_.clip_eps});
   control_.bump_version();
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& p = parameters_[i].variable.value();

@@ -160,10 +160,11 @@ struct DropoutArgs {
 
 /// Device-side control block of an optimiser, f64 [4]: {applied updates, skipped updates, gradient scale,
 /// norm}. From the sum of squares of all gradients (f64 scalar): norm = sqrt; if it is finite, applied += 1
-/// and scale = min(1, max_norm / norm) (1 where max_norm <= 0); otherwise skipped += 1 and scale = 0.
+/// and scale = min(1, max_norm / (norm + clip_eps)) (1 where max_norm <= 0); otherwise skipped += 1 and scale
+/// = 0.
 struct OptimizerControlArgs {
   Array control, sum_squares;
-  double max_norm = 0;
+  double max_norm = 0, clip_eps = 0;
 };
 
 /// One Adam/AdamW update of one parameter, in place; skipped where the control block says that the norm is
