@@ -58,7 +58,7 @@ Variable abs(const Variable& x);
 Variable reciprocal(const Variable& x);
 Variable pow(const Variable& x, double exponent);
 Variable square(const Variable& x);
-/// Passes gradient 1 inside and at the bounds, 0 outside.
+/// Passes gradient 1 inside, 0 outside and at the bounds (as PyTorch since 2.15).
 Variable clamp(const Variable& x, double low, double high);
 
 // --- reductions --------------------------------------------------------------------------------------------

@@ -246,7 +246,9 @@ struct Pow {
 struct Clamp {
   template <class T>
   HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double p1) const {
-    return x < T(p0) ? T(p0) : (T(p1) < x ? T(p1) : x);  // NaN passes through
+    // Slope 0 at a bound, the smallest one between its two sides, as that of relu at 0. NaN passes through:
+    // it is neither below 1 nor above 0.
+    return x < T(1.0) || T(0.0) < x ? (T(p0) < x ? (x < T(p1) ? x : T(p1)) : T(p0)) : x;
   }
 };
 struct Abs {

@@ -608,7 +608,8 @@ void optimizer_control(OptimizerControlArgs o) {
   const double norm = std::sqrt(*o.sum_squares.as<double>());
   const bool finite = std::isfinite(norm);
   control[finite ? 0 : 1] += 1;
-  control[2] = !finite ? 0 : (o.max_norm > 0 && norm > o.max_norm ? o.max_norm / norm : 1);
+  const double limited = norm + o.clip_eps;
+  control[2] = !finite ? 0 : (o.max_norm > 0 && limited > o.max_norm ? o.max_norm / limited : 1);
   control[3] = norm;
 }
 

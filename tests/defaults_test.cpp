@@ -136,6 +136,7 @@ TEST_CASE("defaults of variables and their functions") {
   CHECK(error_of([&] { z.backward(row({1, 1, 1})); }) != "(no error)");
   const Variable w = sum(square(x));
   CHECK_FALSE(grad(w, {x})[0].requires_grad());
+  CHECK(error_of([&] { grad(w, {x}); }) != "(no error)");
   {
     NoGrad off;
     CHECK_FALSE(is_recording());
