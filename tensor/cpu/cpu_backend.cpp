@@ -67,11 +67,17 @@ bool is_supported(Isa isa) {
 
 const Backend& cpu_backend_for(Isa isa) {
   require(is_supported(isa), "cpu", "this build or this CPU does not run {} kernels", name_of(isa));
+  // Each table is filled only where it is asked for: the function that fills it is itself compiled for that
+  // instruction set.
 #if defined(__x86_64__)
-  static const Backend avx2 = backend_with(cpu::avx2::override_entries);
-  static const Backend avx512 = backend_with(cpu::avx512::override_entries);
-  if (isa == Isa::avx512) return avx512;
-  if (isa == Isa::avx2) return avx2;
+  if (isa == Isa::avx512) {
+    static const Backend avx512 = backend_with(cpu::avx512::override_entries);
+    return avx512;
+  }
+  if (isa == Isa::avx2) {
+    static const Backend avx2 = backend_with(cpu::avx2::override_entries);
+    return avx2;
+  }
 #endif
   static const Backend portable = backend_with(cpu::portable::override_entries);
   return portable;
