@@ -66,6 +66,15 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& kernel, const Tensor& bia
 Shape conv_transpose2d_shape(const Tensor& x, const Tensor& kernel, const Conv2dGeometry& geometry,
                              int output_padding_h = 0, int output_padding_w = 0);
 
+struct MaxPoolResult {
+  Tensor y, index;
+};
+/// The largest pixel of every window, channel by channel: x [B, H, W, C] -> y [B, OH, OW, C], sizes as for
+/// conv2d with a kernel of window_h x window_w (strides are 1 unless given). index (i64, of y's shape): where
+/// it was, as h * W + w. Padding counts as minus infinity; the first of equal pixels wins, and a NaN wins
+/// over numbers. Throws where a window would lie in the padding alone.
+MaxPoolResult max_pool2d(const Tensor& x, int window_h, int window_w, const Conv2dGeometry& geometry);
+
 // --- layout ------------------------------------------------------------------------------------------------
 Tensor concat(const std::vector<Tensor>& parts, int axis);
 

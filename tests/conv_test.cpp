@@ -87,7 +87,9 @@ Tensor normal(const Shape& shape, uint64_t stream, Device& device) {
 TEST_CASE("conv2d: its definition, and passes that are adjoint to each other, for random geometries") {
   std::mt19937 generator(3);
   for (int trial = 0; trial < 150; ++trial) {
-    const auto [xs, ks, g] = random_geometry(generator);
+    const RandomGeometry drawn = random_geometry(generator);
+    const Shape &xs = drawn.x, &ks = drawn.kernel;
+    const Conv2dGeometry& g = drawn.g;
     CAPTURE(trial);
     CAPTURE(str(xs));
     CAPTURE(str(ks));
