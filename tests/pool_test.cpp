@@ -60,6 +60,18 @@ TEST_CASE("max_pool2d: the first of equals, NaN over numbers, minus infinity is 
     }
 }
 
+TEST_CASE("max_pool2d: the gradient goes to the winners, also where windows overlap") {
+  for (Device* device : {&reference_device(), &cpu_device()}) {
+    const Variable x(Tensor::from(std::vector<double>{1, 3, 3, 2, 5}, {1, 1, 5, 1}, {DType::f64, device}),
+                     true);
+    const Variable y = max_pool2d(x, 1, 3, {.pad_left = 1});
+    CHECK(y.value().to_vector<double>() == std::vector<double>{3, 3, 3, 5});
+    const Variable up(
+        Tensor::from(std::vector<double>{1, 10, 100, 1000}, {1, 1, 4, 1}, {DType::f64, device}));
+    CHECK(grad(y, {x}, up)[0].value().to_vector<double>() == std::vector<double>{0, 111, 0, 0, 1000});
+  }
+}
+
 TEST_CASE("average_pool2d: a plain window equals average_pool; padding counts as zeros") {
   const TensorOptions f64{DType::f64, &cpu_device()};
   const Variable x(random_normal({2, 6, 4, 3}, {1, 0}, 0, f64));
