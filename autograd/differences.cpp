@@ -61,9 +61,12 @@ SlopeKind kind_of(const std::vector<double>& steps, const std::vector<double>& l
     ++ratios;
   }
   if (ratios < 2 || !(smallest >= 0.5)) return SlopeKind::smooth;
-  if (smallest > 3 && largest < 5 && std::abs(right[0] - left[0]) * steps[0] > 1e6 * eps * size)
-    return SlopeKind::jump;
-  return moved <= 0.5 ? SlopeKind::kink : SlopeKind::smooth;
+  // A rounding error of f(0) looks like a tiny jump.
+  if (smallest > 3) {
+    const double jump = std::abs(right[0] - left[0]) * steps[0];
+    return largest < 5 && jump > 1e10 * eps * size ? SlopeKind::jump : SlopeKind::smooth;
+  }
+  return largest <= 3 && moved <= 0.5 ? SlopeKind::kink : SlopeKind::smooth;
 }
 
 }  // namespace
