@@ -54,9 +54,9 @@ struct GradcheckCommand {
   };
 
   bool wants(const OpCase& c) const {
-    return operations.empty() || std::any_of(operations.begin(), operations.end(), [&](const std::string& name) {
-             return name == op_of(c) || name == c.name;
-           });
+    return operations.empty() ||
+           std::any_of(operations.begin(), operations.end(),
+                       [&](const std::string& name) { return name == op_of(c) || name == c.name; });
   }
   bool wants_order(int n) const { return order == "all" || order == std::to_string(n); }
 
@@ -71,7 +71,9 @@ std::string cut(const std::string& text, size_t width) {
   return text.size() <= width ? text : text.substr(0, width - 2) + "..";
 }
 
-std::string format_error(const std::optional<double>& error) { return error ? fmt::format("{:.1e}", *error) : "-"; }
+std::string format_error(const std::optional<double>& error) {
+  return error ? fmt::format("{:.1e}", *error) : "-";
+}
 
 void GradcheckCommand::print_list() const {
   Json result = Json::object();
@@ -123,8 +125,8 @@ GradcheckCommand::Line GradcheckCommand::check_formula(const OpCase& c, UnaryOp 
   std::vector<double> points =
       random_uniform({kPoints}, {seed, 0}, 0, {DType::f64, &cpu_device()}).to_vector<double>();
   for (double& x : points) x = c.low + (c.high - c.low) * x;
-  // Parameters that every function with parameters takes. Higher derivatives are sums of terms that cancel near
-  // their zeros, where no error is small beside the sum itself.
+  // Parameters that every function with parameters takes. Higher derivatives are sums of terms that cancel
+  // near their zeros, where no error is small beside the sum itself.
   for (int n : {1, 2})
     if (wants_order(n))
       line.add(n, complex_step_check({.op = op, .derivative = n - 1, .p0 = 1.5, .p1 = 2.5}, points,
@@ -133,11 +135,11 @@ GradcheckCommand::Line GradcheckCommand::check_formula(const OpCase& c, UnaryOp 
 }
 
 void GradcheckCommand::print(const Line& line) const {
-  fmt::print("{:<22} {:<9} {:<5} {:<10} {:<7} {:>8} {:>8} {}\n", cut(line.row->name, 22), line.backend, line.dtype,
-             line.layout, line.mode, format_error(line.error[0]), format_error(line.error[1]),
-             !line.ok          ? "FAIL"
+  fmt::print("{:<22} {:<9} {:<5} {:<10} {:<7} {:>8} {:>8} {}\n", cut(line.row->name, 22), line.backend,
+             line.dtype, line.layout, line.mode, format_error(line.error[0]), format_error(line.error[1]),
+             !line.ok         ? "FAIL"
              : line.kinks > 0 ? "kink"
-                               : "ok");
+                              : "ok");
   if (verbose)
     fmt::print("    {}; {} evaluations, {:.1f} ms{}\n", line.row->name, line.evaluations, 1e3 * line.seconds,
                line.kinks > 0 ? fmt::format(", {} kinks", line.kinks) : std::string());
@@ -152,8 +154,8 @@ void GradcheckCommand::run() const {
     lines.push_back(std::move(line));
   };
   if (!json)
-    fmt::print("{:<22} {:<9} {:<5} {:<10} {:<7} {:>8} {:>8} {}\n", "operation", "backend", "dtype", "layout", "mode",
-               "order 1", "order 2", "status");
+    fmt::print("{:<22} {:<9} {:<5} {:<10} {:<7} {:>8} {:>8} {}\n", "operation", "backend", "dtype", "layout",
+               "mode", "order 1", "order 2", "status");
   std::set<std::string> formulas_done;
   for (const OpCase& c : op_cases()) {
     if (!wants(c)) continue;
@@ -165,17 +167,25 @@ void GradcheckCommand::run() const {
                 (layout == "all" || layout == name_of(of_layout)))
               done(check(c, device_by_name(name), of_dtype, of_layout));
     const std::optional<UnaryOp> formula = formula_of(op_of(c));
-    if (formula && (mode == "auto" || mode == "complex") && dtype != "f32" && formulas_done.insert(op_of(c)).second)
+    if (formula && (mode == "auto" || mode == "complex") && dtype != "f32" &&
+        formulas_done.insert(op_of(c)).second)
       done(check_formula(c, *formula));
   }
   const auto failed = std::count_if(lines.begin(), lines.end(), [](const Line& line) { return !line.ok; });
   if (json) {
     Json checks = Json::array();
     for (const Line& line : lines) {
-      Json entry{{"operation", op_of(*line.row)}, {"case", line.row->name}, {"backend", line.backend},
-                 {"dtype", line.dtype},           {"layout", line.layout},  {"mode", line.mode},
-                 {"ok", line.ok},                 {"kinks", line.kinks},    {"evaluations", line.evaluations},
-                 {"seconds", line.seconds},       {"messages", line.messages}};
+      Json entry{{"operation", op_of(*line.row)},
+                 {"case", line.row->name},
+                 {"backend", line.backend},
+                 {"dtype", line.dtype},
+                 {"layout", line.layout},
+                 {"mode", line.mode},
+                 {"ok", line.ok},
+                 {"kinks", line.kinks},
+                 {"evaluations", line.evaluations},
+                 {"seconds", line.seconds},
+                 {"messages", line.messages}};
       // NaN has no JSON form of its own: null, as where an order was not checked, but then ok is false.
       for (int n : {0, 1})
         entry[n == 0 ? "error_order_1" : "error_order_2"] = line.error[n] ? Json(*line.error[n]) : Json();
@@ -188,9 +198,11 @@ void GradcheckCommand::run() const {
         fmt::print("\n{}, {}, {}, {}:\n{}\n", line.row->name, line.backend, line.dtype, line.layout, message);
     fmt::print("\n{} of {} checks ok\n", static_cast<int64_t>(lines.size()) - failed, lines.size());
   }
-  require(!lines.empty(), "gradcheck", "expected something to check, got nothing: only elementwise functions have "
+  require(!lines.empty(), "gradcheck",
+          "expected something to check, got nothing: only elementwise functions have "
           "formulas for --mode complex, in f64; see --list");
-  require(failed == 0, "gradcheck", "{} of {} checks failed; their reports are on stdout", failed, lines.size());
+  require(failed == 0, "gradcheck", "{} of {} checks failed; their reports are on stdout", failed,
+          lines.size());
 }
 
 /// One of the given words.
@@ -200,7 +212,8 @@ CLI::Validator one_of(std::vector<std::string> words) {
         if (std::find(words.begin(), words.end(), text) != words.end()) return std::string();
         std::string list;
         for (const std::string& word : words) list += (list.empty() ? "" : ", ") + word;
-        return fmt::format("expected one of {}, got '{}'; did you mean '{}'?", list, text, nearest_name(text, words));
+        return fmt::format("expected one of {}, got '{}'; did you mean '{}'?", list, text,
+                           nearest_name(text, words));
       },
       "", "");
 }
@@ -228,9 +241,11 @@ Command add_gradcheck(CLI::App& program) {
       "Checks the gradients of operations.\n"
       "Compares the gradient rule of every operation, or of those named, with numeric differences in f64, on "
       "each backend, in each dtype and memory layout, for first and second derivatives, and the formulas of "
-      "elementwise functions with the complex step. Errors are relative to the largest element of a gradient. "
+      "elementwise functions with the complex step. Errors are relative to the largest element of a "
+      "gradient. "
       "Status: ok; FAIL; kink: ok, but at points with different slopes from left and right.");
-  app.add_option("OP", command->operations, "operations, such as conv2d, or single cases, such as 'conv2d 1x1'; none: all")
+  app.add_option("OP", command->operations,
+                 "operations, such as conv2d, or single cases, such as 'conv2d 1x1'; none: all")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->check(known_operation());
   app.add_option("--backend", command->backend, "cpu, reference, or all (default all)")
@@ -239,17 +254,19 @@ Command add_gradcheck(CLI::App& program) {
   app.add_option("--dtype", command->dtype, "f32, f64, or all (default all)")
       ->type_name("NAME")
       ->check(one_of({"f32", "f64", "all"}));
-  app.add_option("--layout", command->layout,
-                 "of the inputs: contiguous, transposed, sliced, expanded (stride 0), flipped (negative strides), or "
-                 "all (default all)")
+  app.add_option(
+         "--layout", command->layout,
+         "of the inputs: contiguous, transposed, sliced, expanded (stride 0), flipped (negative strides), or "
+         "all (default all)")
       ->type_name("NAME")
       ->check(one_of({"contiguous", "transposed", "sliced", "expanded", "flipped", "all"}));
   app.add_option("--order", command->order, "1: gradients, 2: gradients of gradients, or all (default all)")
       ->type_name("N")
       ->check(one_of({"1", "2", "all"}));
-  app.add_option("--mode", command->mode,
-                 "full: every element of the Jacobian; random: along random directions; complex: formulas by the "
-                 "complex step; auto: full where it is small, and complex (default auto)")
+  app.add_option(
+         "--mode", command->mode,
+         "full: every element of the Jacobian; random: along random directions; complex: formulas by the "
+         "complex step; auto: full where it is small, and complex (default auto)")
       ->type_name("NAME")
       ->check(one_of({"auto", "full", "random", "complex"}));
   app.add_option("--seed", command->seed, "of the inputs and directions (default 42)")

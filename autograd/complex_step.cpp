@@ -8,7 +8,8 @@ namespace halfstep {
 namespace {
 
 template <int N, class Formula>
-GradcheckReport check_order(Formula formula, UnaryArgs op, const std::vector<double>& points, double relative) {
+GradcheckReport check_order(Formula formula, UnaryArgs op, const std::vector<double>& points,
+                            double relative) {
   const auto lower = [&](Complex x) { return formulas::derivative<N>(formula, x, op.p0, op.p1); };
   const auto slope = [&](double x) { return formulas::derivative<N + 1>(formula, x, op.p0, op.p1); };
   return gradcheck_formula(lower, slope, points, relative);
@@ -31,7 +32,8 @@ GradcheckReport complex_step_check(UnaryArgs op, const std::vector<double>& poin
         report = check_order<2>(formula, op, points, relative);
         return;
       default:
-        fail("complex_step_check", "expected a derivative of 0 to {}, got {}", kMaxDerivative - 1, op.derivative);
+        fail("complex_step_check", "expected a derivative of 0 to {}, got {}", kMaxDerivative - 1,
+             op.derivative);
     }
   });
   return report;

@@ -1,8 +1,8 @@
 // Derivatives of analytic scalar formulas by the complex step, and checks of slopes against them.
 //
-// For an analytic f, f(x + i h) = f(x) + i h f'(x) - h^2 f''(x) / 2 - ..., so f'(x) = Im f(x + i h) / h with an
-// error of order h^2. Unlike in a difference nothing is subtracted: h may be 1e-200, whose square is 0, and the
-// slope is as exact as the formula itself (Squire & Trapp 1998).
+// For an analytic f, f(x + i h) = f(x) + i h f'(x) - h^2 f''(x) / 2 - ..., so f'(x) = Im f(x + i h) / h with
+// an error of order h^2. Unlike in a difference nothing is subtracted: h may be 1e-200, whose square is 0,
+// and the slope is as exact as the formula itself (Squire & Trapp 1998).
 //
 //   auto f = [](auto x) { return exp(x) / (1 + x * x); };
 //   auto slope = [](double x) { return std::exp(x) * (1 - x) * (1 - x) / ((1 + x * x) * (1 + x * x)); };
@@ -63,9 +63,7 @@ inline Complex exp(Complex z) {
 inline Complex log(Complex z) { return {std::log(z.re), std::atan2(z.im, z.re)}; }
 inline Complex log1p(Complex z) { return {std::log1p(z.re), std::atan2(z.im, 1 + z.re)}; }
 inline Complex expm1(Complex z) { return {std::expm1(z.re), std::exp(z.re) * std::sin(z.im)}; }
-inline Complex sin(Complex z) {
-  return {std::sin(z.re) * std::cosh(z.im), std::cos(z.re) * std::sinh(z.im)};
-}
+inline Complex sin(Complex z) { return {std::sin(z.re) * std::cosh(z.im), std::cos(z.re) * std::sinh(z.im)}; }
 inline Complex cos(Complex z) {
   return {std::cos(z.re) * std::cosh(z.im), -std::sin(z.re) * std::sinh(z.im)};
 }
@@ -93,9 +91,7 @@ inline Complex sqrt(Complex z) {
 inline Complex sigmoid(Complex z) {
   return z.re >= 0 ? Complex(1) / (Complex(1) + exp(-z)) : exp(z) / (Complex(1) + exp(z));
 }
-inline Complex softplus(Complex z) {
-  return z.re > 0 ? z + log1p(exp(-z)) : log1p(exp(z));
-}
+inline Complex softplus(Complex z) { return z.re > 0 ? z + log1p(exp(-z)) : log1p(exp(z)); }
 /// By polar form. A negative base takes whole exponents, as for real numbers.
 inline Complex pow(Complex z, double p) {
   if (z.re < 0) {
@@ -159,9 +155,9 @@ GradcheckReport gradcheck_formula(const Formula& formula, const SlopeFunction& s
   return report;
 }
 
-/// The dual-number derivative of order `op.derivative` + 1 of an elementwise function (tensor/formulas.h) against
-/// the complex step of its derivative of order `op.derivative`. Throws Error above kMaxDerivative - 1.
-/// `relative` as for gradcheck_formula.
+/// The dual-number derivative of order `op.derivative` + 1 of an elementwise function (tensor/formulas.h)
+/// against the complex step of its derivative of order `op.derivative`. Throws Error above kMaxDerivative
+/// - 1. `relative` as for gradcheck_formula.
 GradcheckReport complex_step_check(UnaryArgs op, const std::vector<double>& points,
                                    double relative = 32 * std::numeric_limits<double>::epsilon());
 

@@ -43,9 +43,9 @@ void extrapolate(const std::vector<double>& steps, const std::vector<double>& ce
   }
 }
 
-/// For a smooth function right - left = h f'' + ... shrinks with the step, by 4 here, until rounding hides it;
-/// at a kink it stays (or grows a little, at a cusp), at a jump it grows by 4. Rounding grows by about 4, too, but
-/// not steadily, and both one-sided slopes move with it.
+/// For a smooth function right - left = h f'' + ... shrinks with the step, by 4 here, until rounding hides
+/// it; at a kink it stays (or grows a little, at a cusp), at a jump it grows by 4. Rounding grows by about 4,
+/// too, but not steadily, and both one-sided slopes move with it.
 SlopeKind kind_of(const std::vector<double>& steps, const std::vector<double>& left,
                   const std::vector<double>& right, double size, double eps) {
   double smallest = std::numeric_limits<double>::infinity(), largest = 0, moved = 0;
@@ -108,7 +108,7 @@ std::vector<Slope> examine_slopes(const LineFunction& f, const std::vector<doubl
       one_sided_right.push_back((plus - at[r]) / p.step);
     }
     if (!std::isfinite(at[r]) || (!left_finite && !right_finite)) {
-      slope = {kNaN, kNaN, 0, kNaN, kNaN, SlopeKind::not_finite};
+      slope = {kNaN, kNaN, 0, kNaN, kNaN, SlopeKind::not_finite, {}};
       continue;
     }
     if (steps.empty()) {
@@ -122,6 +122,7 @@ std::vector<Slope> examine_slopes(const LineFunction& f, const std::vector<doubl
     for (const Pair& p : pairs)
       if (p.step <= h && std::isfinite(p.minus[r])) size = std::max(size, std::abs(p.minus[r]));
     extrapolate(steps, central, eps * size, slope);
+    slope.differences = central;
     slope.kind = kind_of(one_sided_steps, one_sided_left, one_sided_right, size, eps);
     // The slopes that the reader is shown are those of the given step: the smallest ones are mostly rounding.
     if (!one_sided_left.empty()) {

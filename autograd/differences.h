@@ -20,10 +20,12 @@ struct Slope {
   double step = 0;         ///< the smallest that value was made from
   double left = 0, right = 0;
   SlopeKind kind = SlopeKind::smooth;
+  std::vector<double> differences{};  ///< the plain central ones, of all steps
 };
 
-/// cbrt(eps) rounded to a power of two, which balances the truncation error h^2 f'''/6 of a central difference
-/// against its rounding error eps f / h. Steps are powers of two so that x + h and x - h are exact.
+/// cbrt(eps) rounded to a power of two, which balances the truncation error h^2 f'''/6 of a central
+/// difference against its rounding error eps f / h. Steps are powers of two so that x + h and x - h are
+/// exact.
 double central_step(double eps);
 /// The power of two nearest to x > 0.
 double power_of_two_near(double x);
@@ -31,9 +33,9 @@ double power_of_two_near(double x);
 /// (f(h) - f(-h)) / 2h for every output.
 std::vector<double> central_difference(const LineFunction& f, double h);
 
-/// Slopes of every output at t = 0 from differences with steps from 4^5 h down to 4^-8 h, extrapolated to step
-/// 0 (Ridders: Richardson extrapolation, stopped where estimates are closest). `at`: f(0). `eps`: relative
-/// rounding error of f. `smallest`: no step below this.
+/// Slopes of every output at t = 0 from differences with steps from 4^5 h down to 4^-8 h, extrapolated to
+/// step 0 (Ridders: Richardson extrapolation, stopped where estimates are closest). `at`: f(0). `eps`:
+/// relative rounding error of f. `smallest`: no step below this.
 std::vector<Slope> examine_slopes(const LineFunction& f, const std::vector<double>& at, double h, double eps,
                                   double smallest);
 

@@ -64,7 +64,7 @@ struct GradcheckOptions {
   int order = 1;
   GradcheckDifferences differences = GradcheckDifferences::automatic;
   OnKink on_kink = OnKink::fail;
-  int max_listed = 5;                     ///< elements in GradcheckReport::worst
+  int max_listed = 5;                      ///< elements in GradcheckReport::worst
   std::vector<std::string> input_names{};  ///< for the report; may be shorter than the inputs
 };
 
@@ -84,9 +84,10 @@ std::string_view name_of(GradcheckFinding finding);
 /// One element of the Jacobian, or one random direction.
 struct GradcheckEntry {
   int input = -1;
-  int64_t element = -1;  ///< row-major index in that input; -1: a random direction that was not traced further
-  Shape index;           ///< the same as a multi-index
-  int output = 0;        ///< which result of the function
+  int64_t element =
+      -1;          ///< row-major index in that input; -1: a random direction that was not traced further
+  Shape index;     ///< the same as a multi-index
+  int output = 0;  ///< which result of the function
   int64_t output_element = -1;
   Shape output_index;
   int direction = -1;  ///< number of the random direction that led here; -1 in full mode
@@ -97,8 +98,8 @@ struct GradcheckEntry {
 
 struct GradcheckReport {
   bool ok = true;
-  /// Empty if ok; otherwise text for a terminal of 80 columns: the first line names the worst element with both
-  /// values, then a table of the worst few, and what the pattern of errors suggests.
+  /// Empty if ok; otherwise text for a terminal of 80 columns: the first line names the worst element with
+  /// both values, then a table of the worst few, and what the pattern of errors suggests.
   std::string message;
   /// Largest |numeric - analytic|, relative to the largest element of that input's gradient.
   double worst_error = 0;
@@ -147,8 +148,9 @@ GradcheckReport gradgradcheck(const DifferentiableFunctions& function, const std
 namespace detail {
 /// Orders `failing` worst first, keeps the worst few, and writes the message and the facts of worst[0] into
 /// the report. `where` stands in brackets at the front.
-void finish_report(GradcheckReport& report, std::vector<GradcheckEntry> failing, const GradcheckEntry& nearest,
-                   std::string_view where, const GradcheckOptions& options, size_t num_outputs);
+void finish_report(GradcheckReport& report, std::vector<GradcheckEntry> failing,
+                   const GradcheckEntry& nearest, std::string_view where, const GradcheckOptions& options,
+                   size_t num_outputs);
 }  // namespace detail
 
 }  // namespace halfstep

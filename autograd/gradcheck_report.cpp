@@ -54,14 +54,16 @@ std::string explain(const GradcheckEntry& e) {
   switch (e.finding) {
     case GradcheckFinding::kink:
       return fmt::format(
-          "the function has a kink there (slope {:.6g} from the left, {:.6g} from the right): check at another "
+          "the function has a kink there (slope {:.6g} from the left, {:.6g} from the right): check at "
+          "another "
           "point",
           e.left, e.right);
     case GradcheckFinding::jump:
       return "the function jumps there: no gradient exists; check at another point";
     case GradcheckFinding::domain_edge:
       return fmt::format(
-          "the function is not finite to the {} of that value, the edge of its domain: check at another point",
+          "the function is not finite to the {} of that value, the edge of its domain: check at another "
+          "point",
           std::isnan(e.left) ? "left" : "right");
     case GradcheckFinding::unreliable:
       return fmt::format(
@@ -87,13 +89,15 @@ std::string table(const std::vector<GradcheckEntry>& entries, const GradcheckOpt
   for (const GradcheckEntry& e : entries) {
     const auto index = static_cast<size_t>(e.input);
     const std::string name = e.input >= 0 && index < options.input_names.size() ? options.input_names[index]
-                                                                                  : fmt::format("{}", e.input);
-    std::string output = e.output_element < 0 ? "projection" : describe_element(e.output_element, e.output_index);
+                                                                                : fmt::format("{}", e.input);
+    std::string output =
+        e.output_element < 0 ? "projection" : describe_element(e.output_element, e.output_index);
     if (num_outputs > 1 && e.output_element >= 0) output = fmt::format("{}: {}", e.output, output);
-    rows.push_back({name.substr(0, 12),
-                    e.element < 0 ? fmt::format("direction {}", e.direction) : describe_element(e.element, e.index),
-                    output, fmt::format("{:.6g}", e.numeric), fmt::format("{:.6g}", e.analytic),
-                    fmt::format("{:.2g}", e.error), std::string(name_of(e.finding))});
+    rows.push_back(
+        {name.substr(0, 12),
+         e.element < 0 ? fmt::format("direction {}", e.direction) : describe_element(e.element, e.index),
+         output, fmt::format("{:.6g}", e.numeric), fmt::format("{:.6g}", e.analytic),
+         fmt::format("{:.2g}", e.error), std::string(name_of(e.finding))});
   }
   std::vector<size_t> widths(rows[0].size());
   for (const auto& row : rows)
@@ -108,7 +112,8 @@ std::string table(const std::vector<GradcheckEntry>& entries, const GradcheckOpt
   return text;
 }
 
-/// Mismatches come before places where no gradient exists; within these, most tolerances first, NaN before all.
+/// Mismatches come before places where no gradient exists; within these, most tolerances first, NaN before
+/// all.
 bool worse(const GradcheckEntry& a, const GradcheckEntry& b) {
   const auto rank = [](const GradcheckEntry& e) {
     return e.finding == GradcheckFinding::mismatch || e.finding == GradcheckFinding::not_finite ? 0 : 1;
@@ -144,13 +149,14 @@ std::string explain_factor(double c, const std::string& input, const Shape& shap
     for (int axis = 0; axis < s.rank(); ++axis) {
       const double n = static_cast<double>(s[axis]);
       if (n > 2 && (close(c, n, 0) || close(c, 1 / n, 0)))
-        return fmt::format("; {} is the size of axis {} of the {} {}: a mean instead of a sum, or a broadcast "
-                           "axis not summed?",
-                           s[axis], axis, whose, str(s));
+        return fmt::format(
+            "; {} is the size of axis {} of the {} {}: a mean instead of a sum, or a broadcast "
+            "axis not summed?",
+            s[axis], axis, whose, str(s));
     }
     if (all > 2 && (close(c, all, 0) || close(c, 1 / all, 0)))
-      return fmt::format("; {} is the number of elements of the {} {}: a mean instead of a sum?", numel(s), whose,
-                         str(s));
+      return fmt::format("; {} is the number of elements of the {} {}: a mean instead of a sum?", numel(s),
+                         whose, str(s));
     return std::string();
   };
   std::string hint = look(shape, "input");
@@ -204,12 +210,15 @@ std::string find_transposed(const JacobianBlock& b, double scale, const std::str
         return r * b.columns + flat;
       });
       if (equal)
-        return fmt::format("the gradient of {} looks transposed: with axes {} and {} exchanged it would be right",
-                           input, p, q);
+        return fmt::format(
+            "the gradient of {} looks transposed: with axes {} and {} exchanged it would be right", input, p,
+            q);
     }
-  if (b.rows == b.columns && equals_elsewhere(b, scale, [&](size_t r, size_t c) { return c * b.columns + r; }))
+  if (b.rows == b.columns &&
+      equals_elsewhere(b, scale, [&](size_t r, size_t c) { return c * b.columns + r; }))
     return fmt::format(
-        "the gradient of {} looks transposed: the rule applies the Jacobian where its transpose belongs", input);
+        "the gradient of {} looks transposed: the rule applies the Jacobian where its transpose belongs",
+        input);
   return {};
 }
 
@@ -250,7 +259,8 @@ std::vector<std::string> diagnose(const std::vector<JacobianBlock>& blocks,
         return std::find(block.failing.begin(), block.failing.end(), true) != block.failing.end();
       };
       if (a.columns != b.columns || !fails(a) || !fails(b)) continue;
-      if (!blocks_equal(a.analytic, b.numeric, scale) || !blocks_equal(b.analytic, a.numeric, scale)) continue;
+      if (!blocks_equal(a.analytic, b.numeric, scale) || !blocks_equal(b.analytic, a.numeric, scale))
+        continue;
       hints.push_back(fmt::format("the gradients of {} and {} look swapped", describe_input(a.input, options),
                                   describe_input(b.input, options)));
       explained[i] = explained[j] = true;
@@ -273,19 +283,21 @@ std::vector<std::string> diagnose(const std::vector<JacobianBlock>& blocks,
     }
     if (analytic.empty() || explained[i]) continue;
     if (not_finite > 0) {
-      hints.push_back(fmt::format("the gradient of {} is NaN or infinite in {} of {} elements", input, not_finite,
-                                  b.analytic.size()));
+      hints.push_back(fmt::format("the gradient of {} is NaN or infinite in {} of {} elements", input,
+                                  not_finite, b.analytic.size()));
       continue;
     }
     const double scale = largest(b.numeric);
     if (all_zero) {
-      hints.push_back(fmt::format("the gradient of {} is zero everywhere: is it detached (detach(), value()), or "
-                                  "does the rule give none?",
-                                  input));
+      hints.push_back(
+          fmt::format("the gradient of {} is zero everywhere: is it detached (detach(), value()), or "
+                      "does the rule give none?",
+                      input));
       continue;
     }
     if (largest(analytic) == 0) {
-      hints.push_back(fmt::format("the gradient of {} is zero in every failing element: a part is missing{}", input,
+      hints.push_back(fmt::format("the gradient of {} is zero in every failing element: a part is missing{}",
+                                  input,
                                   b.columns < b.rows ? " (a broadcast axis that is not summed?)" : ""));
       continue;
     }
@@ -306,22 +318,26 @@ std::vector<std::string> diagnose_directions(int input, const std::vector<double
                                              const GradcheckOptions& options) {
   const std::string name = describe_input(input, options);
   if (largest(analytic) == 0)
-    return {fmt::format("the gradient of {} is zero everywhere: is it detached (detach(), value()), or does the "
-                        "rule give none?",
-                        name)};
+    return {
+        fmt::format("the gradient of {} is zero everywhere: is it detached (detach(), value()), or does the "
+                    "rule give none?",
+                    name)};
   if (const double c = common_factor(analytic, numeric); std::isfinite(c))
     return {explain_factor(c, name, shape, output_shapes, "in every direction")};
   return {};
 }
 
-void finish_report(GradcheckReport& report, std::vector<GradcheckEntry> failing, const GradcheckEntry& nearest,
-                   std::string_view where, const GradcheckOptions& options, size_t num_outputs) {
+void finish_report(GradcheckReport& report, std::vector<GradcheckEntry> failing,
+                   const GradcheckEntry& nearest, std::string_view where, const GradcheckOptions& options,
+                   size_t num_outputs) {
   report.failed = static_cast<int64_t>(failing.size());
   const size_t listed = std::min(failing.size(), static_cast<size_t>(std::max(options.max_listed, 1)));
-  std::partial_sort(failing.begin(), failing.begin() + static_cast<std::ptrdiff_t>(listed), failing.end(), worse);
+  std::partial_sort(failing.begin(), failing.begin() + static_cast<std::ptrdiff_t>(listed), failing.end(),
+                    worse);
   int64_t not_mismatches = 0;
   for (const GradcheckEntry& e : failing)
-    if (e.finding != GradcheckFinding::mismatch && e.finding != GradcheckFinding::not_finite) ++not_mismatches;
+    if (e.finding != GradcheckFinding::mismatch && e.finding != GradcheckFinding::not_finite)
+      ++not_mismatches;
   failing.resize(listed);
   report.worst = failing;
   if (failing.empty()) {
@@ -384,9 +400,9 @@ std::string_view name_of(GradcheckFinding finding) {
 
 std::string str(const GradcheckReport& report) {
   if (!report.ok) return report.message;
-  std::string text = fmt::format("[gradcheck] ok: {} {}, worst error {:.2g}", report.checked,
-                                 report.full ? "elements of the Jacobian" : "random directions",
-                                 report.worst_error);
+  std::string text =
+      fmt::format("[gradcheck] ok: {} {}, worst error {:.2g}", report.checked,
+                  report.full ? "elements of the Jacobian" : "random directions", report.worst_error);
   if (report.kinks_skipped > 0) text += fmt::format(", {} kinks skipped", report.kinks_skipped);
   return text;
 }

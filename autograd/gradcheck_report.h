@@ -8,8 +8,8 @@
 
 namespace halfstep::detail {
 
-/// The part of the Jacobian that belongs to one input: d output r / d input c at [r * columns + c]. Outputs of
-/// several results follow each other.
+/// The part of the Jacobian that belongs to one input: d output r / d input c at [r * columns + c]. Outputs
+/// of several results follow each other.
 struct JacobianBlock {
   int input;
   Shape shape;  ///< of the input

@@ -118,12 +118,13 @@ TEST_CASE("a relative error of 1e-5 is found in both modes, whatever the scale o
 TEST_CASE("one wrong element among many is found, in both modes, and named by both") {
   // Jacobian of 40 x 60 elements of which one is off by a thousandth.
   const Variable x = normal({3, 20}, 0), w = normal({20, 13}, 1);
-  const auto f = with_gradients([](const In& in) { return matmul(tanh(in[0]), in[1]); }, [](In g) {
-    Tensor changed = g[0].value().clone();
-    const Tensor one = changed.slice(0, 2, 3).slice(1, 7, 8);
-    one.copy_(affine(one, 1.001, 0));
-    return In{Variable(changed), g[1]};
-  });
+  const auto f = with_gradients([](const In& in) { return matmul(tanh(in[0]), in[1]); },
+                                [](In g) {
+                                  Tensor changed = g[0].value().clone();
+                                  const Tensor one = changed.slice(0, 2, 3).slice(1, 7, 8);
+                                  one.copy_(affine(one, 1.001, 0));
+                                  return In{Variable(changed), g[1]};
+                                });
   for (GradcheckMode mode : kModes) {
     const auto report = gradcheck(f, {x, w}, {.mode = mode, .input_names = {"x", "kernel"}});
     CHECK_FALSE(report.ok);
@@ -151,7 +152,8 @@ TEST_CASE("the cost of random directions does not grow with the size") {
     evaluations[large] = report.evaluations;
   }
   CHECK(evaluations[0] == evaluations[1]);
-  CHECK(gradcheck([](const In& in) { return silu(in[0]); }, {normal({200}, 0)}).full == false);  // 40000 > 20000
+  CHECK(gradcheck([](const In& in) { return silu(in[0]); }, {normal({200}, 0)}).full ==
+        false);  // 40000 > 20000
   CHECK(gradcheck([](const In& in) { return silu(in[0]); }, {normal({20}, 0)}).full);
 }
 
@@ -185,9 +187,9 @@ TEST_CASE("a second derivative that is wrong is found by gradgradcheck only") {
 TEST_CASE("the derivative of any order can be checked") {
   // Right up to the second derivative, and wrong in the third.
   const auto f = cube_with([](const Variable& g, const Variable& x) {
-    return g * 3.0 * record("square", multiply(x.value(), x.value()), {x}, [x = Saved(x)](const Variable& up) -> In {
-             return {up * 2.0 * x.get().detach()};
-           });
+    return g * 3.0 *
+           record("square", multiply(x.value(), x.value()), {x},
+                  [x = Saved(x)](const Variable& up) -> In { return {up * 2.0 * x.get().detach()}; });
   });
   const auto x = points({0.5, -1, 2});
   CHECK(gradcheck(f, {x}, {.order = 1}));
@@ -262,11 +264,11 @@ TEST_CASE("rounding noise and curvature are not taken for kinks") {
     return with_gradients(f, [](In g) { return In{g[0] * 1.1}; });
   };
   const DifferentiableFunction functions[] = {
-      [](const In& in) { return (in[0] + 1e6) - 1e6; },              // noise far above eps |f|
-      [](const In& in) { return square(in[0] * 1e4); },              // curvature
-      [](const In& in) { return sin(in[0] * 1e5); },                 // oscillates within the step
+      [](const In& in) { return (in[0] + 1e6) - 1e6; },  // noise far above eps |f|
+      [](const In& in) { return square(in[0] * 1e4); },  // curvature
+      [](const In& in) { return sin(in[0] * 1e5); },     // oscillates within the step
       [](const In& in) { return exp(in[0] * 50.0); },
-      [](const In& in) { return sigmoid((in[0] - 1.0) * 1e4); },     // a steep flank
+      [](const In& in) { return sigmoid((in[0] - 1.0) * 1e4); },  // a steep flank
   };
   for (const auto& f : functions) {
     const auto right = gradcheck(f, {points({0.3, 1, -0.7})});
@@ -294,13 +296,15 @@ TEST_CASE("a jump, the edge of a domain and an unreliable difference are named")
   CHECK(found(step, 0.5) == GradcheckFinding::jump);
   CHECK(gradcheck(step, {points({0.4, 0.6})}).ok);
   CHECK(found([](const In& in) { return sqrt(in[0]); }, 0) == GradcheckFinding::domain_edge);
-  CHECK(found([](const In& in) { return pow(in[0], 1.5) + in[0] * 2.0; }, 0) == GradcheckFinding::domain_edge);
+  CHECK(found([](const In& in) { return pow(in[0], 1.5) + in[0] * 2.0; }, 0) ==
+        GradcheckFinding::domain_edge);
   // Noise that is deterministic and large: no step resolves the slope.
   const auto noisy = [](const In& in) {
     const Variable& x = in[0];
     auto v = x.value().to_vector<double>();
     for (double& e : v) e += 1e-3 * std::sin(1e13 * e);
-    return record("noisy", Tensor::from(v, x.shape(), kF64), {x}, [](const Variable& g) -> In { return {g}; });
+    return record("noisy", Tensor::from(v, x.shape(), kF64), {x},
+                  [](const Variable& g) -> In { return {g}; });
   };
   const auto report = gradcheck(noisy, {points({0.33333})});
   CHECK_FALSE(report.ok);
@@ -313,8 +317,8 @@ TEST_CASE("near the edge of the domain small steps are taken") {
     CAPTURE(small);
     for (GradcheckMode mode : kModes)
       for (auto f : {log, sqrt, reciprocal}) {
-        const auto report = gradcheck([f](const In& in) { return f(in[0]); }, {points({small, 3 * small})},
-                                      {.mode = mode});
+        const auto report =
+            gradcheck([f](const In& in) { return f(in[0]); }, {points({small, 3 * small})}, {.mode = mode});
         CHECK_MESSAGE(report.ok, report.message);
       }
     const auto mixed = gradcheck([](const In& in) { return log(in[0]); }, {points({1, small, 1e3})});
@@ -408,7 +412,8 @@ TEST_CASE("f32 gradients are held to differences in f64") {
   CHECK(right.worst_error <= 1e-6);
   CHECK_FALSE(gradcheck([](const In& in) { return silu(in[0]) * in[0].detach(); }, {x}));
   // An error of a thousandth, which differences in f32 cannot see.
-  const auto f = with_gradients([](const In& in) { return silu(in[0]); }, [](In g) { return In{g[0] * 1.001}; });
+  const auto f =
+      with_gradients([](const In& in) { return silu(in[0]); }, [](In g) { return In{g[0] * 1.001}; });
   for (GradcheckMode mode : kModes) {
     CHECK_FALSE(gradcheck(f, {x}, {.mode = mode}).ok);
     const auto same = gradcheck(f, {x}, {.mode = mode, .differences = GradcheckDifferences::same});
@@ -455,11 +460,17 @@ TEST_CASE("several results: the failing one is named") {
     CHECK(report.message.find("output 2 element ") != std::string::npos);
   }
   // A result that is cut off from the inputs has gradient 0, which is wrong if it depends on them.
-  CHECK_FALSE(gradcheck([](const In& in) -> In { return {in[0] * 2.0, exp(in[0]).detach()}; }, {points({1})}).ok);
+  CHECK_FALSE(gradcheck(
+                  [](const In& in) -> In {
+                    return {in[0] * 2.0, exp(in[0]).detach()};
+                  },
+                  {points({1})})
+                  .ok);
 }
 
 TEST_CASE("inputs without elements, scalars and single elements") {
-  const auto empty = gradcheck([](const In& in) { return silu(in[0]) * in[1]; }, {normal({0, 3}, 0), normal({3}, 1)});
+  const auto empty =
+      gradcheck([](const In& in) { return silu(in[0]) * in[1]; }, {normal({0, 3}, 0), normal({3}, 1)});
   CHECK_MESSAGE(empty.ok, empty.message);
   CHECK(empty.checked == 0);
   CHECK(gradcheck([](const In& in) { return exp(in[0]) * in[1]; }, {normal({}, 0), normal({1, 1}, 1)}).ok);
@@ -467,13 +478,13 @@ TEST_CASE("inputs without elements, scalars and single elements") {
   CHECK(gradcheck([](const In& in) { return sum(in[0]) + in[1]; }, {normal({0}, 0), normal({}, 1)}).ok);
   const auto invented = gradcheck(
       [](const In& in) {
-        return record("invented", Tensor::zeros({0}, kF64), in, [](const Variable&) -> In {
-          return {Variable(Tensor::ones({2}, kF64))};
-        });
+        return record("invented", Tensor::zeros({0}, kF64), in,
+                      [](const Variable&) -> In { return {Variable(Tensor::ones({2}, kF64))}; });
       },
       {points({1, 2})});
   CHECK_FALSE(invented.ok);
-  CHECK(invented.message.find("an output without elements, (0,), gives a gradient of 1") != std::string::npos);
+  CHECK(invented.message.find("an output without elements, (0,), gives a gradient of 1") !=
+        std::string::npos);
   CHECK_FALSE(gradcheck([](const In& in) { return exp(in[0]) * in[0].detach(); }, {normal({}, 0)}).ok);
 }
 
@@ -520,13 +531,31 @@ TEST_CASE("hints: factor, sign, detached, missing parts") {
     return report;
   };
   for (GradcheckMode mode : kModes) {
-    CHECK(hints_say(report_for([](In g) { return In{g[0] * 2.0, g[1]}; }, mode), "input 0 is 2 x the numeric one"));
+    CHECK(hints_say(report_for(
+                        [](In g) {
+                          return In{g[0] * 2.0, g[1]};
+                        },
+                        mode),
+                    "input 0 is 2 x the numeric one"));
     CHECK(hints_say(report_for([](In g) { return In{g[0], -g[1]}; }, mode), "input 1 has the opposite sign"));
-    CHECK(hints_say(report_for([](In g) { return In{g[0] * 0.25, g[1]}; }, mode),
+    CHECK(hints_say(report_for(
+                        [](In g) {
+                          return In{g[0] * 0.25, g[1]};
+                        },
+                        mode),
                     "4 is the size of axis 0 of the input"));
-    CHECK(hints_say(report_for([](In g) { return In{g[0], g[1] * 12.0}; }, mode),
+    CHECK(hints_say(report_for(
+                        [](In g) {
+                          return In{g[0], g[1] * 12.0};
+                        },
+                        mode),
                     "12 is the number of elements of the output"));
-    CHECK(hints_say(report_for([](In g) { return In{g[0], Variable()}; }, mode), "input 1 is zero everywhere"));
+    CHECK(hints_say(report_for(
+                        [](In g) {
+                          return In{g[0], Variable()};
+                        },
+                        mode),
+                    "input 1 is zero everywhere"));
   }
   // The bias is broadcast over 4 rows; the rule takes the first row of the upstream gradient only.
   const auto not_summed = gradcheck(
@@ -544,10 +573,10 @@ TEST_CASE("hints: factor, sign, detached, missing parts") {
 TEST_CASE("hints: transposed and swapped gradients") {
   for (const Shape& shape : {Shape{3, 3}, Shape{2, 4}}) {
     const Variable x = normal(shape, 0);
-    const auto transposed = gradcheck(
-        with_gradients([](const In& in) { return tanh(in[0]); },
-                       [shape](In g) { return In{reshape(transpose(g[0], 0, 1), shape)}; }),
-        {x});
+    const auto transposed =
+        gradcheck(with_gradients([](const In& in) { return tanh(in[0]); },
+                                 [shape](In g) { return In{reshape(transpose(g[0], 0, 1), shape)}; }),
+                  {x});
     CHECK(hints_say(transposed, "input 0 looks transposed: with axes 0 and 1 exchanged"));
   }
   const Variable w = normal({3, 3}, 1);
@@ -559,7 +588,9 @@ TEST_CASE("hints: transposed and swapped gradients") {
       {normal({1, 3}, 0)});
   CHECK(hints_say(wrong_side, "applies the Jacobian where its transpose belongs"));
   const auto swapped = gradcheck(with_gradients([](const In& in) { return divide(in[0], in[1]); },
-                                                [](In g) { return In{g[1], g[0]}; }),
+                                                [](In g) {
+                                                  return In{g[1], g[0]};
+                                                }),
                                  {normal({4}, 2), points({1, 2, 3, 4})});
   CHECK(hints_say(swapped, "the gradients of input 0 and input 1 look swapped"));
 }
@@ -604,7 +635,8 @@ TEST_CASE("every row of the case table passes with other numbers and other direc
       const auto inputs = make_inputs(c, c.inputs, kF64, false, seed);
       for (GradcheckMode mode : kModes) {
         if (mode == GradcheckMode::full && seed > 1) continue;  // the costly one
-        const auto report = gradcheck(c.function, inputs, {.mode = mode, .seed = seed, .on_kink = OnKink::skip});
+        const auto report =
+            gradcheck(c.function, inputs, {.mode = mode, .seed = seed, .on_kink = OnKink::skip});
         CHECK_MESSAGE(report.ok, report.message);
       }
     }

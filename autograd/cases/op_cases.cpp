@@ -29,7 +29,8 @@ const std::vector<OpCase>& op_cases() {
 
 std::string op_of(const OpCase& c) {
   size_t end = 0;
-  while (end < c.name.size() && (std::isalnum(static_cast<unsigned char>(c.name[end])) || c.name[end] == '_')) ++end;
+  while (end < c.name.size() && (std::isalnum(static_cast<unsigned char>(c.name[end])) || c.name[end] == '_'))
+    ++end;
   return c.name.substr(0, end);
 }
 

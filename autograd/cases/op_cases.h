@@ -22,8 +22,8 @@ struct OpCase {
   /// Inputs of other shapes, for comparing backends: sizes around vector widths, threads' shares, blocks. If
   /// empty they are derived from `inputs`, see larger_inputs.
   std::vector<std::vector<Shape>> larger = {};
-  /// How many rounded terms one element of a result or gradient sums, for tolerances; 0: as many as the largest
-  /// input or result has elements, which no single sum exceeds.
+  /// How many rounded terms one element of a result or gradient sums, for tolerances; 0: as many as the
+  /// largest input or result has elements, which no single sum exceeds.
   int64_t terms = 0;
   /// Input shapes without elements that must work. Others may, or end in an Error of the operation.
   std::vector<std::vector<Shape>> empty = {};
@@ -53,8 +53,8 @@ enum class InputLayout : uint8_t {
   expanded,    ///< stride 0 on the first axis of more than one element: equal values along it
   flipped,     ///< negative strides
 };
-constexpr InputLayout kInputLayouts[] = {InputLayout::contiguous, InputLayout::transposed, InputLayout::sliced,
-                                         InputLayout::expanded, InputLayout::flipped};
+constexpr InputLayout kInputLayouts[] = {InputLayout::contiguous, InputLayout::transposed,
+                                         InputLayout::sliced, InputLayout::expanded, InputLayout::flipped};
 std::string_view name_of(InputLayout layout);
 /// Throws Error for another name.
 InputLayout layout_by_name(std::string_view name);

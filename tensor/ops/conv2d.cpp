@@ -34,11 +34,13 @@ Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const C
   const Tensor xc = x.contiguous(), kc = kernel.contiguous();
   Tensor y = Tensor::empty({x.size(0), s.out_height, s.out_width, kernel.size(3)}, x.options());
   Conv2dArgs args{.x = xc.array(), .kernel = kc.array(), .bias = {}, .y = y.array(), .geometry = geometry};
+  Tensor bc;
   if (bias.defined()) {
     require_alike({&x, &bias}, "conv2d");
     require(bias.shape() == Shape{kernel.size(3)}, "conv2d", "expected a bias of shape ({},), got {}",
             kernel.size(3), str(bias.shape()));
-    args.bias = bias.array();
+    bc = bias.contiguous();
+    args.bias = bc.array();
   }
   backend_of(x).conv2d_forward(args);
   return y;
