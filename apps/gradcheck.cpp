@@ -36,11 +36,11 @@ struct GradcheckCommand {
   struct Line {
     const OpCase* row;
     std::string backend, dtype, layout, mode;
-    std::optional<double> error[2];  ///< worst, of first and second order; absent: not checked
+    std::optional<double> error[2] = {};  ///< worst, of first and second order; absent: not checked
     bool ok = true;
     int64_t kinks = 0, evaluations = 0;
     double seconds = 0;
-    std::vector<std::string> messages;
+    std::vector<std::string> messages = {};
 
     void add(int of_order, const GradcheckReport& report) {
       error[of_order - 1] = std::max(error[of_order - 1].value_or(0), report.worst_error);

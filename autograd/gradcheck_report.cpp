@@ -14,18 +14,18 @@ namespace {
 
 constexpr size_t kWidth = 80;
 
-/// Breaks text at spaces; lines after the first start with `indent` spaces.
+/// Breaks text that starts at column `indent` at spaces; further lines start there, too.
 std::string wrap(const std::string& text, size_t indent) {
   std::string result;
-  size_t column = 0;
+  size_t column = indent;
   for (size_t begin = 0; begin < text.size();) {
     size_t end = text.find(' ', begin);
     if (end == std::string::npos) end = text.size();
     const size_t length = end - begin;
-    if (column > 0 && column + 1 + length > kWidth) {
+    if (begin > 0 && column + 1 + length > kWidth) {
       result += '\n' + std::string(indent, ' ');
       column = indent;
-    } else if (column > 0) {
+    } else if (begin > 0) {
       result += ' ';
       ++column;
     }

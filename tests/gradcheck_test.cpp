@@ -525,7 +525,7 @@ TEST_CASE("hints: factor, sign, detached, missing parts") {
   const auto report_for = [&](std::function<In(In)> change, GradcheckMode mode = GradcheckMode::full) {
     const auto report = gradcheck(with_gradients(biased, change), {x, b}, {.mode = mode});
     CHECK_FALSE(report.ok);
-    CHECK(fits_terminal(report.message));
+    CHECK_MESSAGE(fits_terminal(report.message), report.message);
     for (const std::string& hint : report.hints)
       CHECK(report.message.find("hint: " + hint.substr(0, 20)) != std::string::npos);
     return report;
