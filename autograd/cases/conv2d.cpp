@@ -31,6 +31,16 @@ std::vector<OpCase> conv2d_cases() {
   return {
       conv_case("3x3", {2, 5, 4, 3}, {3, 3, 3, 4}, {1, 1, 1, 1, 1, 1}),
       conv_case("1x1", {2, 3, 3, 4}, {1, 1, 4, 2}, {}),
+      {"conv2d_backward_data 3x3",
+       [](const In& in) {
+         return conv2d_backward_data(in[0], in[1], 4, 5, {1, 1, 1, 1, 1, 1});
+       },
+       {{2, 4, 5, 3}, {3, 3, 2, 3}}},
+      {"conv2d_backward_kernel 3x3",
+       [](const In& in) {
+         return conv2d_backward_kernel(in[0], in[1], 3, 3, {1, 1, 1, 1, 1, 1});
+       },
+       {{2, 4, 5, 2}, {2, 4, 5, 3}}},
       conv_case("3x3 stride 2, padded after", {1, 6, 6, 2}, {3, 3, 2, 3}, {2, 2, 0, 1, 0, 1}),
       conv_case("3x3 stride 2, odd size", {1, 5, 7, 2}, {3, 3, 2, 2}, {2, 2, 1, 1, 1, 1}, false),
       conv_case("2x3 stride 1x2, lopsided", {1, 4, 7, 1}, {2, 3, 1, 2}, {1, 2, 1, 0, 2, 1}),

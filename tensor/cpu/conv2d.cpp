@@ -30,6 +30,7 @@ void run_taps(const TapProduct<T>& conv) {
   constexpr int MR = kTileRows, NR = kTileColumns<T>;
   const int64_t k = conv.taps * conv.depth, m = conv.images * conv.rows;
   const int64_t panels = ceil_div(conv.columns, NR);
+  if (m == 0 || panels == 0) return;
   const int64_t block_panels = min(panels, cached_columns<T>(k) / NR);
   const int64_t tiles_per_task = max(1, min(32, 400000 / (MR * NR * block_panels * max(k, 1))));
   const int64_t row_tasks = ceil_div(m, MR * tiles_per_task);

@@ -44,8 +44,9 @@ Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const C
   const WindowSizes s =
       window_sizes(x.size(1), x.size(2), kernel.size(0), kernel.size(1), geometry, "conv2d", "kernel");
   const Tensor xc = x.contiguous(), kc = kernel.contiguous();
-  Tensor y = Tensor::empty({x.size(0), s.out_height, s.out_width, kernel.size(3)}, x.options()), bc;
+  Tensor y = Tensor::empty({x.size(0), s.out_height, s.out_width, kernel.size(3)}, x.options());
   Conv2dArgs args{.x = xc.array(), .kernel = kc.array(), .bias = {}, .y = y.array(), .geometry = geometry};
+  Tensor bc;
   if (bias.defined()) {
     require_bias(x, bias, kernel.size(3), "conv2d");
     bc = bias.contiguous();
