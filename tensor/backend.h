@@ -49,8 +49,14 @@ enum class UnaryOp : uint8_t {
   silu,  ///< x * sigmoid(x)
   relu,
   reciprocal,
-  pow,    ///< x ^ p0
-  clamp,  ///< min(max(x, p0), p1); the slope is 1 at the bounds themselves
+  pow,         ///< x ^ p0
+  clamp,       ///< min(max(x, p0), p1); the slope is 1 at the bounds themselves
+  abs,         ///< slope 0 at 0
+  leaky_relu,  ///< x where x > 0, else p0 * x; the slope at 0 is p0
+  erf,
+  gelu,       ///< x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016)
+  gelu_tanh,  ///< its approximation 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  softplus,   ///< log(1 + e^x)
 };
 
 struct UnaryArgs {
@@ -74,7 +80,7 @@ enum class BinaryOp : uint8_t {
   lerp,   ///< a + p0 * (b - a)
 };
 
-enum class ReduceOp : uint8_t { sum, max };
+enum class ReduceOp : uint8_t { sum, max, min };
 
 /// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N],
 /// any strides, equal leading axes (stride 0 broadcasts). bias: [N] or absent. beta is 0 or 1; with 0, C is
@@ -165,6 +171,9 @@ struct AdamArgs {
 
 struct Backend {
   const char* name;
+  /// Calls have finished when they return, and the host may read the memory cheaply: indices are then
+  /// checked. An asynchronous device would have to be waited for; it gives NaN for an index out of range.
+  bool synchronous;
 
   // Memory. allocate returns memory aligned to 64 bytes or nullptr; it is called by the caching allocator
   // only.
@@ -182,10 +191,24 @@ struct Backend {
   /// out = upstream * f'(x): a chain-rule step in one pass. `op.derivative` is that of the factor (>= 1).
   void (*unary_chain)(UnaryArgs op, Array out, Array upstream, Array x);
   void (*binary)(BinaryOp op, double p0, Array out, Array a, Array b);
+  /// out = condition != 0 ? a : b; the side that is not taken is not computed with, so its NaN does not
+  /// spread.
+  void (*where)(Array out, Array condition, Array a, Array b);
 
   /// out has x's rank, with size 1 on the reduced axes. f32 sums keep an error of the order of pairwise
   /// summation. dtype of out: x's, or f64 for an f32 x.
   void (*reduce)(ReduceOp op, Array out, Array x);
+  /// out[.., i, ..] = x[.., 0, ..] + ... + x[.., i, ..] along `axis`; accumulated in double.
+  void (*cumulative_sum)(Array out, Array x, int axis);
+  /// out (i64): the order that sorts x along `axis`; equal elements keep their order, NaN counts as largest.
+  void (*argsort)(Array out, Array x, int axis, bool descending);
+
+  /// out[.., i, ..] = x[.., index[.., i, ..], ..] along `axis`, for f32, f64 and i64. index (i64) has out's
+  /// shape; x differs from it on `axis` only. An index outside the axis gives NaN (-1 for i64).
+  void (*gather)(Array out, Array x, Array index, int axis);
+  /// The adjoint of gather: out = 0, then out[.., index[.., i, ..], ..] += source[.., i, ..] in the order of
+  /// i. index has source's shape; out differs from it on `axis` only. An index outside the axis adds nothing.
+  void (*scatter_add)(Array out, Array source, Array index, int axis);
 
   void (*gemm)(GemmArgs);
   void (*conv2d_forward)(Conv2dArgs);

@@ -29,4 +29,40 @@ Tensor concat(const std::vector<Tensor>& parts, int axis) {
   return out;
 }
 
+Tensor stack(const std::vector<Tensor>& parts, int axis) {
+  require(!parts.empty(), "stack", "expected at least one tensor, got none");
+  std::vector<Tensor> layers;
+  for (const Tensor& part : parts) {
+    require(part.defined(), "stack", "expected tensors, got an undefined one");
+    require(part.shape() == parts[0].shape(), "stack", "expected parts of one shape, got {} and {}",
+            str(parts[0].shape()), str(part.shape()));
+    layers.push_back(part.unsqueeze(axis));
+  }
+  return concat(layers, normalize_axis(axis, layers[0].rank(), "stack"));
+}
+
+Tensor pad(const Tensor& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
+           double value) {
+  require(x.defined(), "pad", "expected a tensor, got an undefined one (default-constructed)");
+  const size_t rank = static_cast<size_t>(x.rank());
+  require(before.size() == rank && after.size() == rank, "pad",
+          "expected one size before and one after for each axis of {}, got {} and {}", str(x.shape()),
+          before.size(), after.size());
+  Shape shape = x.shape();
+  for (int axis = 0; axis < x.rank(); ++axis) {
+    const int64_t lead = before[static_cast<size_t>(axis)], tail = after[static_cast<size_t>(axis)];
+    require(lead >= 0 && tail >= 0, "pad",
+            "expected sizes of at least 0, got {} and {} for axis {}; crop with slice", lead, tail, axis);
+    shape[axis] += lead + tail;
+  }
+  const Tensor out = Tensor::full(shape, value, x.options());
+  Tensor inside = out;
+  for (int axis = 0; axis < x.rank(); ++axis) {
+    const int64_t lead = before[static_cast<size_t>(axis)];
+    inside = inside.slice(axis, lead, lead + x.size(axis));
+  }
+  inside.copy_(x);
+  return out;
+}
+
 }  // namespace halfstep
