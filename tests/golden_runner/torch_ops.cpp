@@ -620,7 +620,8 @@ Op op_of(const GoldenCase& golden, const std::string& function) {
 
 bool recognises(const GoldenCase& golden) {
   const std::string reference = reference_text(golden);
-  return golden.has("out.f64") && (reference.starts_with("torch.") || reference.starts_with("torch ")) &&
+  return (golden.has("out.f64") || golden.has("R")) &&
+         (reference.starts_with("torch.") || reference.starts_with("torch ")) &&
          golden.facts.contains("tolerance");
 }
 
