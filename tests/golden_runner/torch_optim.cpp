@@ -33,9 +33,12 @@ class Optimiser {
     const double clip = max_norm(facts, what);
     // The first optimiser that is named: "torch.optim" itself is no hint.
     std::smatch found;
-    require(std::regex_search(named, found, std::regex("\\b(AdamW|Adam|SGD)\\b")), "golden",
-            "expected Adam, AdamW or SGD in '{}'", what);
-    name_ = found[1];
+    if (std::regex_search(named, found, std::regex("\\b(AdamW|Adam|SGD)\\b")))
+      name_ = found[1];
+    else if (config.contains("amsgrad") || config.contains("betas"))
+      name_ = "Adam";
+    else
+      fail("golden", "expected Adam, AdamW or SGD in '{}'", what);
     const bool nesterov = number(config, "nesterov", 0) != 0;
     if (name_ == "SGD") {
       require(clip == 0, "golden", "SGD with clipping is not supported");
@@ -118,6 +121,7 @@ Tolerance tolerance_of(const GoldenRun& run) {
 std::vector<double> learning_rates(const GoldenCase& golden, size_t steps) {
   const nlohmann::json config = golden.facts.value("config", nlohmann::json::object());
   const std::string formula = golden.facts.value("formula", "");
+  if (!config.contains("lr")) return {};
   LearningRateSchedule schedule{.base = number(config, "lr", 0)};
   if (formula.find("lr_i") != std::string::npos) {
     if (formula.find("lr*(1-i/total)") == std::string::npos) return {};
