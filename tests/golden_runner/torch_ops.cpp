@@ -414,6 +414,14 @@ Variable run_avg_pool2d(OpCase& c) {
                       g.pad_top == 0 && g.pad_left == 0;
   return nchw(blocks ? average_pool(x, w.height) : average_pool2d(x, w.height, w.width, g));
 }
+Variable run_max_pool2d(OpCase& c) {
+  Window w = window_of(c);
+  const auto [dilation_h, dilation_w] = c.pair("dilation", c.parameter_or("dilation", 1, 4));
+  w.geometry.dilation_h = dilation_h;
+  w.geometry.dilation_w = dilation_w;
+  return nchw(max_pool2d(nhwc(c.input(0)), w.height, w.width, w.geometry));
+}
+
 Variable run_interpolate(OpCase& c) {
   c.only("mode", "nearest");
   const nlohmann::json scale = c.parameter_or("scale_factor", 2.0);
@@ -579,6 +587,7 @@ const std::map<std::string, Op>& ops() {
                                        {"conv_transpose2d", run_conv_transpose2d},
                                        {"embedding", run_embedding},
                                        {"avg_pool2d", run_avg_pool2d},
+                                       {"max_pool2d", run_max_pool2d},
                                        {"interpolate", run_interpolate},
                                        {"pixel_shuffle", run_pixel_shuffle},
                                        {"pixel_unshuffle", run_pixel_unshuffle},
