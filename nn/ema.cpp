@@ -11,7 +11,7 @@ namespace halfstep {
 EmaWarmup ema_warmup_by_name(std::string_view name) {
   for (const EmaWarmup warmup : {EmaWarmup::none, EmaWarmup::ramp, EmaWarmup::power})
     if (name == name_of(warmup)) return warmup;
-  fail("ema_warmup", "expected none, ramp or power, got {}", name);
+  fail("ema_warmup", "expected none, ramp or power, got '{}'", name);
 }
 
 std::string_view name_of(EmaWarmup warmup) {

@@ -8,7 +8,7 @@
 namespace halfstep {
 
 Adam::Adam(Parameters parameters, AdamConfig config) : parameters_(std::move(parameters)), config_(config) {
-  require(!parameters_.empty(), "Adam", "expected at least one parameter");
+  require(!parameters_.empty(), "Adam", "expected at least one parameter, got none");
   const auto in_range = [](std::string_view name, double value, bool ok) {
     require(ok, "Adam",
             "{} = {} is out of range; betas lie in [0, 1), eps is positive, the others are not negative",
@@ -46,7 +46,7 @@ void Adam::step(double lr) {
     gradients.push_back(p.grad().defined() ? p.grad().value().contiguous()
                                            : Tensor::zeros(p.shape(), p.options()));
   }
-  require(any, "Adam", "no parameter has a gradient; call backward() before step()");
+  require(any, "Adam", "expected a parameter with a gradient, got none; call backward() before step()");
 
   const Backend& backend = control_.device().backend;
   backend.optimizer_control({.control = control_.array(),

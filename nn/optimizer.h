@@ -5,6 +5,7 @@
 
 namespace halfstep {
 
+/// Constants of Adam (Kingma & Ba 2015); the defaults are those of the paper.
 struct AdamConfig {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   /// Decoupled (AdamW, Loshchilov & Hutter 2019; also the official progressive distillation code): p -= lr *

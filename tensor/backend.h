@@ -27,6 +27,7 @@ struct Array {
   Shape shape;
   Strides strides;
 
+  /// `data` as elements of type T; the caller knows that T fits dtype.
   template <class T>
   T* as() const {
     return static_cast<T*>(data);
@@ -59,6 +60,7 @@ enum class UnaryOp : uint8_t {
   softplus,   ///< log(1 + e^x)
 };
 
+/// One elementwise function with its parameters.
 struct UnaryArgs {
   UnaryOp op;
   /// 0: the function; n > 0: its n-th derivative (dual numbers, see formulas.h); at most kMaxDerivative.
@@ -80,6 +82,7 @@ enum class BinaryOp : uint8_t {
   lerp,   ///< a + p0 * (b - a)
 };
 
+/// What a reduction does with the elements that it joins.
 enum class ReduceOp : uint8_t { sum, max, min };
 
 /// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N],
@@ -105,6 +108,7 @@ struct Conv2dArgs {
   Conv2dGeometry geometry;
 };
 
+/// A nonlinearity that is fused into another kernel.
 enum class Activation : uint8_t { none, silu };
 
 /// y = activation((x - mean) * rstd * gain + bias), statistics over the pixels and the channels of a group
@@ -128,11 +132,13 @@ struct AttentionArgs {
   Array q, k, v, out, log_sum_exp;
   double scale = 1;
 };
+/// The arguments of forward, and the gradients.
 struct AttentionBackwardArgs {
   AttentionArgs forward;
   Array d_out, dq, dk, dv;  ///< gradients, contiguous
 };
 
+/// A distribution.
 enum class RandomKind : uint8_t { uniform, normal };
 
 /// Random numbers of Philox 4x32-10, indexed by element: element i of row r of `out` ([rows, n] contiguous)
@@ -169,6 +175,7 @@ struct AdamArgs {
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, l2 = 0;
 };
 
+/// The table; see the top of this file for the rules.
 struct Backend {
   const char* name;
   /// Calls have finished when they return, and the host may read the memory cheaply: indices are then
@@ -235,6 +242,7 @@ const Backend& reference_backend();
 /// The fast CPU kernels for this machine's instruction set (HALFSTEP_CPU=portable|avx2|avx512 forces one).
 const Backend& cpu_backend();
 
+/// What a look for a GPU found.
 struct CudaProbe {
   const Backend* backend = nullptr;  ///< the table, if a GPU answers
   const char* reason = "";           ///< otherwise why not, in a user's words

@@ -102,12 +102,14 @@ Tensor sort(const Tensor& x, int axis, bool descending = false);
 Tensor softmax(const Tensor& x);
 Tensor softmax_backward(const Tensor& dy, const Tensor& y);
 
+/// The output, and mean and 1/deviation per example and group [B, G], which the backward needs.
 struct GroupNormResult {
   Tensor y, mean, rstd;
 };
 /// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]; C must be divisible by groups. See GroupNormArgs.
 GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, int groups, double eps,
                            Activation activation);
+/// Gradients of group_norm.
 struct GroupNormGradients {
   Tensor dx, dgain, dbias;  ///< dgain, dbias: [B, C]
 };
@@ -115,11 +117,13 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
                                        const Tensor& bias, const GroupNormResult& forward, int groups,
                                        double eps, Activation activation);
 
+/// The output, and the logarithm of the softmax's denominator [B, H, L], which the backward needs.
 struct AttentionResult {
   Tensor out, log_sum_exp;
 };
 /// q [B, L, H, D], k and v [B, S, H, D] -> out [B, L, H, D]: softmax(scale q k^T) v per head.
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
+/// Gradients of attention with respect to q, k and v, in their shapes.
 struct AttentionGradients {
   Tensor dq, dk, dv;
 };

@@ -96,7 +96,7 @@ Tensor Tensor::permute(const std::vector<int>& order) const {
   std::vector<bool> seen(order.size());
   for (int i = 0; i < rank(); ++i) {
     const int from = normalize_axis(order[i], rank(), "permute");
-    require(!seen[from], "permute", "axis {} appears twice", from);
+    require(!seen[from], "permute", "expected each axis once, got axis {} twice", from);
     seen[from] = true;
     shape[i] = shape_[from];
     strides[i] = strides_[from];
@@ -135,7 +135,7 @@ Tensor Tensor::unsqueeze(int axis) const {
 
 Tensor Tensor::squeeze(int axis) const {
   const int a = normalize_axis(axis, rank(), "squeeze");
-  require(shape_[a] == 1, "squeeze", "axis {} of {} has size {}, not 1", axis, str(shape_), shape_[a]);
+  require(shape_[a] == 1, "squeeze", "expected size 1 on axis {} of {}, got {}", axis, str(shape_), shape_[a]);
   Shape shape = shape_;
   Strides strides = strides_;
   shape.erase(a);
@@ -205,6 +205,11 @@ Tensor Tensor::reshape(const Shape& requested) const {
   if (view_strides(shape_, strides_, shape, strides)) return view(shape, strides, offset_);
   const Tensor copy = clone();
   return copy.view(shape, contiguous_strides(shape), copy.offset_);
+}
+
+bool Tensor::owns_memory() const {
+  return storage_.use_count() == 1 && contiguous_layout() &&
+         static_cast<size_t>(numel()) * size_of(dtype_) == storage_->bytes;
 }
 
 Tensor Tensor::clone() const {

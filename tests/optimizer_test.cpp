@@ -108,7 +108,8 @@ TEST_CASE("Adam: an update with a gradient that is not finite is left out and co
 TEST_CASE("Adam: gradients add up over backward calls, and a missing one counts as 0") {
   Variable used = leaf({2}), unused = leaf({5});
   Adam adam({{"used", used}, {"unused", unused}});
-  CHECK_THROWS_WITH_AS(adam.step(0.1), doctest::Contains("[Adam] no parameter has a gradient"), Error);
+  CHECK_THROWS_WITH_AS(adam.step(0.1),
+                       doctest::Contains("[Adam] expected a parameter with a gradient, got none"), Error);
   sum(used * used).backward();
   sum(used * 3).backward();
   adam.step(0.1);

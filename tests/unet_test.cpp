@@ -400,5 +400,5 @@ TEST_CASE("UNet: what does not fit is named") {
   CHECK_NOTHROW(classes(z, kLogsnr, two_labels, context));
   CHECK_THROWS_WITH_AS(classes(z, kLogsnr, {}, context), doctest::Contains("expects an i64 label"), Error);
   CHECK_THROWS_WITH_AS(classes(z, kLogsnr, labels(conditional, {2, 0}), context),
-                       doctest::Contains("expected labels 0 to 1, got 2"), Error);
+                       doctest::Contains("expected indices in 0..1, got 2"), Error);
 }

@@ -76,7 +76,7 @@ std::string_view name_of(BinaryOp op) {
 namespace {
 void require_derivative(const UnaryArgs& op) {
   require(op.derivative >= 0 && op.derivative <= kMaxDerivative, name_of(op.op),
-          "derivatives up to order {} exist, got {}", kMaxDerivative, op.derivative);
+          "expected a derivative of order 0 to {}, got {}", kMaxDerivative, op.derivative);
 }
 }  // namespace
 

@@ -7,13 +7,14 @@ namespace halfstep {
 
 Tensor concat(const std::vector<Tensor>& parts, int axis) {
   require(!parts.empty(), "concat", "expected at least one tensor, got none");
-  require(parts[0].defined(), "concat", "expected tensors, got an undefined one");
+  for (const Tensor& p : parts) require(p.defined(), "concat", "expected tensors, got an undefined one");
   const int a = normalize_axis(axis, parts[0].rank(), "concat");
   Shape shape = parts[0].shape();
   shape[a] = 0;
   for (const Tensor& p : parts) {
-    require(p.defined() && p.dtype() == parts[0].dtype() && &p.device() == &parts[0].device(), "concat",
-            "parts differ in dtype or device");
+    require(p.dtype() == parts[0].dtype() && &p.device() == &parts[0].device(), "concat",
+            "parts differ: {} on '{}' and {} on '{}'; convert or move one with to()",
+            name_of(parts[0].dtype()), parts[0].device().name(), name_of(p.dtype()), p.device().name());
     Shape expected = p.shape();
     if (a < p.rank()) expected[a] = parts[0].shape()[a];
     require(expected == parts[0].shape(), "concat", "parts differ outside axis {}: {} and {}", axis,
