@@ -8,7 +8,7 @@
 #include "autograd/composed.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops.h"
-#include "tests/op_cases.h"
+#include "autograd/cases/op_cases.h"
 #include "tests/unreadable_backend.h"
 
 using namespace halfstep;

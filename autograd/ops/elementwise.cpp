@@ -5,10 +5,9 @@
 
 namespace halfstep {
 
-// --- functions of one argument
-// ------------------------------------------------------------------------------------ The formula's
-// derivatives of every order come from tensor/formulas.h, so one rule serves them all: d/dx f^(n)(x) =
-// f^(n+1)(x), and the chain-rule product is itself an operation with that rule.
+// --- functions of one argument -----------------------------------------------------------------------------
+// The formula's derivatives of every order come from tensor/formulas.h, so one rule serves them all:
+// d/dx f^(n)(x) = f^(n+1)(x), and the chain-rule product is itself an operation with that rule.
 
 namespace {
 
@@ -56,9 +55,8 @@ Variable clamp(const Variable& x, double low, double high) {
   return unary({.op = UnaryOp::clamp, .p0 = low, .p1 = high}, x);
 }
 
-// --- functions of two arguments
-// ----------------------------------------------------------------------------------- An operand is kept only
-// if the other one needs it. The engine sums broadcast gradients back.
+// --- functions of two arguments ----------------------------------------------------------------------------
+// An operand is kept only if the other one needs it. The engine sums broadcast gradients back.
 
 Variable add(const Variable& a, const Variable& b) {
   return record("add", add(a.value(), b.value()), {a, b}, [](const Variable& g) -> std::vector<Variable> {

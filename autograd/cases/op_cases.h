@@ -1,6 +1,6 @@
-// One table of operations drives many checks: values and gradients of every backend against the reference,
-// numeric gradients of first and second order, layouts, and (in bench/) timings. A new operation is one row
-// here.
+// The case table: every operation with sample inputs. One table drives many checks: values and gradients of
+// every backend against the reference, numeric gradients of first and second order, layouts, and (in bench/)
+// timings. A new operation is one row in a file of this folder.
 #pragma once
 
 #include <string>

@@ -1,0 +1,54 @@
+// Changes of layout.
+#include "autograd/cases/op_cases.h"
+#include "autograd/ops.h"
+
+namespace halfstep {
+
+namespace {
+using In = std::vector<Variable>;
+
+}  // namespace
+
+std::vector<OpCase> layout_cases() {
+  return {
+      {"reshape",
+       [](const In& in) {
+         return reshape(in[0], {4, -1});
+       },
+       {{2, 6}}},
+      {"transpose then reshape",
+       [](const In& in) { return reshape(transpose(in[0], 0, 1), {12}); },
+       {{3, 4}}},
+      {"permute",
+       [](const In& in) {
+         return permute(in[0], {2, 0, 1});
+       },
+       {{2, 3, 4}}},
+      {"expand",
+       [](const In& in) {
+         return expand(in[0], {4, 3, 2});
+       },
+       {{3, 1}}},
+      {"sum_to",
+       [](const In& in) {
+         return sum_to(in[0], {3, 1});
+       },
+       {{4, 3, 2}}},
+      {"slice", [](const In& in) { return slice(in[0], 1, -3, -1); }, {{2, 5, 2}}},
+      {"concat axis -1",
+       [](const In& in) {
+         return concat({in[0], in[1], in[0]}, -1);
+       },
+       {{2, 3}, {2, 1}}},
+      {"concat axis 0",
+       [](const In& in) {
+         return concat({in[0], in[1]}, 0);
+       },
+       {{2, 3}, {4, 3}}},
+      {"slices that overlap",
+       [](const In& in) { return multiply(slice(in[0], 0, 0, 4), slice(in[0], 0, 2, 6)); },
+       {{6, 2}}},
+  };
+}
+
+}  // namespace halfstep

@@ -1,0 +1,25 @@
+// Matrix products.
+#include "autograd/cases/op_cases.h"
+#include "autograd/ops.h"
+
+namespace halfstep {
+
+namespace {
+using In = std::vector<Variable>;
+
+}  // namespace
+
+std::vector<OpCase> linear_cases() {
+  return {
+      {"matmul", [](const In& in) { return matmul(in[0], in[1]); }, {{4, 3}, {3, 5}}},
+      {"matmul batched", [](const In& in) { return matmul(in[0], in[1]); }, {{2, 3, 4}, {2, 4, 2}}},
+      {"matmul broadcast", [](const In& in) { return matmul(in[0], in[1]); }, {{2, 3, 4}, {4, 2}}},
+      {"matmul transposed",
+       [](const In& in) { return matmul(transpose(in[0], 0, 1), transpose(in[1], 0, 1)); },
+       {{3, 4}, {5, 3}}},
+      {"linear", [](const In& in) { return linear(in[0], in[1], in[2]); }, {{2, 3, 4}, {4, 5}, {5}}},
+      {"linear without bias", [](const In& in) { return linear(in[0], in[1]); }, {{3, 4}, {4, 5}}},
+  };
+}
+
+}  // namespace halfstep

@@ -1,0 +1,68 @@
+// Sums and maxima over axes.
+#include "tensor/error.h"
+#include "tensor/ops.h"
+#include "tensor/ops/check.h"
+
+namespace halfstep {
+
+namespace {
+Tensor reduce(ReduceOp op, const Tensor& x, const std::vector<int>& axes, bool keep_dims,
+              std::string_view where) {
+  require_floating(x, where);
+  Shape kept = x.shape();
+  std::vector<bool> reduced(static_cast<size_t>(x.rank()), axes.empty());
+  for (int axis : axes) reduced[static_cast<size_t>(normalize_axis(axis, x.rank(), where))] = true;
+  for (int i = 0; i < x.rank(); ++i)
+    if (reduced[static_cast<size_t>(i)]) kept[i] = 1;
+  Tensor out = Tensor::empty(kept, x.options());
+  backend_of(x).reduce(op, out.array(), x.array());
+  if (keep_dims) return out;
+  Shape shape;
+  for (int i = 0; i < x.rank(); ++i)
+    if (!reduced[static_cast<size_t>(i)]) shape.push_back(kept[i]);
+  return out.reshape(shape);
+}
+}  // namespace
+
+Tensor sum(const Tensor& x, const std::vector<int>& axes, bool keep_dims) {
+  return reduce(ReduceOp::sum, x, axes, keep_dims, "sum");
+}
+
+Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keep_dims) {
+  const Tensor total = reduce(ReduceOp::sum, x, axes, keep_dims, "mean");
+  require(x.numel() > 0, "mean", "expected at least one element, got shape {}", str(x.shape()));
+  return affine(total, static_cast<double>(total.numel()) / static_cast<double>(x.numel()), 0);
+}
+
+Tensor max(const Tensor& x, const std::vector<int>& axes, bool keep_dims) {
+  require(x.numel() > 0, "max", "expected at least one element, got shape {}", str(x.shape()));
+  return reduce(ReduceOp::max, x, axes, keep_dims, "max");
+}
+
+Tensor sum_to(const Tensor& x, const Shape& shape) {
+  if (x.shape() == shape) return x;
+  require(broadcasts_to(shape, x.shape()), "sum_to", "{} was not broadcast from {}", str(x.shape()),
+          str(shape));
+  Shape kept = Dims::filled(x.rank(), 1);
+  for (int i = 1; i <= shape.rank(); ++i) kept[x.rank() - i] = shape[shape.rank() - i];
+  Tensor out = Tensor::empty(kept, x.options());
+  backend_of(x).reduce(ReduceOp::sum, out.array(), x.array());
+  return out.reshape(shape);
+}
+
+Tensor sum_of_squares(const std::vector<Tensor>& tensors) {
+  require(!tensors.empty(), "sum_of_squares", "expected at least one tensor, got none");
+  const TensorOptions f64{DType::f64, &tensors[0].device()};
+  Tensor total = Tensor::zeros({}, f64);
+  for (const Tensor& t : tensors) {
+    require(&t.device() == f64.device, "sum_of_squares", "devices differ: '{}' and '{}'", f64.device->name(),
+            t.device().name());
+    const Tensor square = multiply(t, t);
+    Tensor part = Tensor::empty(Dims::filled(t.rank(), 1), f64);
+    backend_of(t).reduce(ReduceOp::sum, part.array(), square.array());
+    binary_(BinaryOp::add, total, part.reshape({}));
+  }
+  return total;
+}
+
+}  // namespace halfstep
