@@ -34,7 +34,7 @@ def main():
     for wrong in ("", "3x", "-3", "1e3"):
         expect(2, f"[--updates] expected a whole number, got '{wrong}'", "--updates", wrong)
     with tempfile.TemporaryDirectory() as empty:
-        expect(1, f"[idx] cannot", "--data", empty)
+        expect(1, "[data] expected train-images-idx3-ubyte", "--data", empty)
     if DATA.is_dir():
         # A network of random weights is right for one picture in ten.
         expect(0, "of the test pictures are right", "--updates", "60", "--expect", "60")

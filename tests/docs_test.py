@@ -67,12 +67,12 @@ def declares(text, name):
         return True
     # A function: a type stands before its name. `return f(x)` and `x = f(y)` are uses.
     for match in re.finditer(rf"^(.*?)\b{last}\(", code, re.MULTILINE):
-        before = match[1]
+        before = re.split(r"[;{}]", match[1])[-1]
         if re.search(r"[\w>&*]\s*[&*]?\s*(?:\w+::)?$", before) and not re.search(r"\b(?:return|throw|else)\b|[=(.,]",
                                                                                 before):
             return True
     # A member: enumerator or field.
-    return bool(scopes) and bool(re.search(rf"(?<![.\w]){last}\s*(?:[,;={{]|$)", code, re.MULTILINE))
+    return bool(scopes) and bool(re.search(rf"(?<![.\w]){last}\s*(?:[,;={{}}]|$)", code, re.MULTILINE))
 
 
 def check_links(root, document, text):
@@ -81,7 +81,7 @@ def check_links(root, document, text):
     for label, target in LINK.findall(prose(text)):
         if re.match(r"[a-z]+:", target):
             continue
-        label = label.replace("\\|", "|")
+        label = re.sub(r"\\([|\[\]])", r"\1", label)
         file, _, anchor = target.partition("#")
         path = (document.parent / file).resolve() if file else document
         if not path.exists():
