@@ -189,6 +189,11 @@ Tensor Tensor::reshape(const Shape& requested) const {
   return copy.view(shape, contiguous_strides(shape), copy.offset_);
 }
 
+bool Tensor::owns_memory() const {
+  return storage_.use_count() == 1 && contiguous_layout() &&
+         static_cast<size_t>(numel()) * size_of(dtype_) == storage_->bytes;
+}
+
 Tensor Tensor::clone() const {
   Tensor t = empty(shape_, options());
   device().backend.copy(t.array(), array());

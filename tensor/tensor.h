@@ -63,6 +63,8 @@ class Tensor {
   TensorOptions options() const { return {dtype_, &device()}; }
   bool contiguous_layout() const { return is_contiguous(shape_, strides_); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
+  /// Whether its elements are all that its memory holds, in row-major order, and no other tensor views them.
+  bool owns_memory() const;
   uint64_t version() const { return storage_->version; }
   /// To be called by whoever writes into the tensor in place (the functions ending in '_' do).
   void bump_version() const { ++storage_->version; }

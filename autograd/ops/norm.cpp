@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "autograd/composed.h"
+#include "autograd/functional.h"
 #include "autograd/ops.h"
 #include "tensor/error.h"
 
@@ -42,21 +43,24 @@ Variable attention(const Variable& q, const Variable& k, const Variable& v, doub
 }  // namespace composed
 
 namespace {
-/// Differentiable gradients of `definition` at `inputs`.
-std::vector<Variable> composed_gradients(const std::function<Variable()>& definition,
-                                         const std::vector<Variable>& inputs, const Variable& upstream) {
-  return grad(definition(), inputs, upstream, /*retain_graph=*/true, /*create_graph=*/true);
+using In = std::vector<Variable>;
+
+/// Differentiable gradients of `definition` at `inputs`, each taken by itself: one may be computed from
+/// another, or be the same Variable, and the engine adds up.
+std::vector<Variable> composed_gradients(const DifferentiableFunction& definition, const In& inputs,
+                                         const Variable& upstream) {
+  return vjp(definition, inputs, upstream, /*create_graph=*/true).gradients;
 }
 }  // namespace
 
 Variable softmax(const Variable& x) {
   const Tensor y = softmax(x.value());
-  return record("softmax", y, {x},
-                [x = Saved(x), y = SavedTensor(y)](const Variable& g) -> std::vector<Variable> {
-                  if (is_recording())
-                    return composed_gradients([&] { return composed::softmax(x.get()); }, {x.get()}, g);
-                  return {Variable(softmax_backward(g.value(), y.get()))};
-                });
+  return record(
+      "softmax", y, {x}, [x = Saved(x), y = SavedTensor(y)](const Variable& g) -> std::vector<Variable> {
+        if (is_recording())
+          return composed_gradients([](const In& in) { return composed::softmax(in[0]); }, {x.get()}, g);
+        return {Variable(softmax_backward(g.value(), y.get()))};
+      });
 }
 
 Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups, double eps,
@@ -68,7 +72,9 @@ Variable group_norm(const Variable& x, const Variable& gain, const Variable& bia
       [=, x = Saved(x), gain = Saved(gain), bias = Saved(bias)](const Variable& g) -> std::vector<Variable> {
         if (is_recording())
           return composed_gradients(
-              [&] { return composed::group_norm(x.get(), gain.get(), bias.get(), groups, eps, activation); },
+              [&](const In& in) {
+                return composed::group_norm(in[0], in[1], in[2], groups, eps, activation);
+              },
               {x.get(), gain.get(), bias.get()}, g);
         const GroupNormGradients d = group_norm_backward(g.value(), x.tensor(), gain.tensor(), bias.tensor(),
                                                          statistics, groups, eps, activation);
@@ -85,7 +91,7 @@ Variable attention(const Variable& q, const Variable& k, const Variable& v, doub
                  log_sum_exp = forward.log_sum_exp](const Variable& g) -> std::vector<Variable> {
                   if (is_recording())
                     return composed_gradients(
-                        [&] { return composed::attention(q.get(), k.get(), v.get(), scale); },
+                        [&](const In& in) { return composed::attention(in[0], in[1], in[2], scale); },
                         {q.get(), k.get(), v.get()}, g);
                   const AttentionGradients d = attention_backward(
                       g.value(), q.tensor(), k.tensor(), v.tensor(), {out.get(), log_sum_exp}, scale);
