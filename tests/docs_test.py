@@ -60,6 +60,8 @@ def declares(text, name):
     """Whether C++ (or Python) text declares `name`, or a member `Class::name`."""
     code = COMMENTS.sub("", text)
     *scopes, last = name.split("::")
+    if scopes and re.search(rf"^[\w:<>&*, ]+ [&*]?{name}\(", code, re.MULTILINE):
+        return True  # a member that is defined outside of its class
     for scope in scopes:
         if not re.search(rf"\b(?:struct|class|enum|enum class|namespace) {scope}\b", code):
             return False
@@ -176,7 +178,7 @@ def check_checker():
     code = "struct A { int field = 1; void act(int x); };\nenum class E { one, two };\nTensor f(int);\n" \
            "int g() { return h(1) + A{}.other; }\n// Tensor commented(int);\n"
     expected = {"A": True, "A::field": True, "A::act": True, "E::two": True, "E::three": False, "f": True, "h": False,
-                "A::other": False, "B::field": False, "commented": False, "x": False}
+                "A::other": False, "B::far": True, "B::near": False, "B::field": False, "commented": False, "x": False}
     for name, answer in expected.items():
         yield None if declares(code, name) == answer else f"docs_test.py: declares({name}) is not {answer}"
     cases = test_cases('TEST_CASE("a (b)") {\nTEST_CASE(\n    "c "\n    "\\"d\\"") {')
