@@ -176,7 +176,8 @@ def check_commands(root, document, text, halfstep, helps):
 def check_checker():
     """The checks find what they are for."""
     code = "struct A { int field = 1; void act(int x); };\nenum class E { one, two };\nTensor f(int);\n" \
-           "int g() { return h(1) + A{}.other; }\n// Tensor commented(int);\n"
+           "int g() { return h(1) + A{}.other; }\n// Tensor commented(int);\n" \
+           "void B::far(int x) {\n"
     expected = {"A": True, "A::field": True, "A::act": True, "E::two": True, "E::three": False, "f": True, "h": False,
                 "A::other": False, "B::far": True, "B::near": False, "B::field": False, "commented": False, "x": False}
     for name, answer in expected.items():
