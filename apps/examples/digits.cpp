@@ -41,7 +41,10 @@ Options parse(const std::vector<std::string>& arguments) {
   Options options;
   for (size_t k = 0; k < arguments.size(); ++k) {
     const std::string flag = arguments[k];
-    if (flag == "--help") return {.help = true};
+    if (flag == "--help") {
+      options.help = true;
+      return options;
+    }
     require(flag == "--data" || flag == "--updates", "digits",
             "expected --data or --updates, got '{}'; see --help", flag);
     require(++k < arguments.size(), flag, "expected a value, got the end of the command line");
