@@ -168,7 +168,7 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
   add<double>(app, "--ema-decay", train, "ema_decay",
               "moving average of the weights; 0: none, the weights themselves are used");
   add_name(app, "--ema-warmup", train, "ema_warmup", ema_warmup_by_name,
-           "none, or ramp: min(decay, (1 + k) / (10 + k))");
+           "none, ramp: min(decay, (1 + k) / (10 + k)), or power: min(decay, 1 - (1 + k)^-0.75)");
   app.add_flag_function(
          "--flip,!--no-flip", [this, train](int64_t on) { given_[train]["flip"] = on > 0; },
          help_with_default("mirror half of the pictures, or none", train, "flip"))

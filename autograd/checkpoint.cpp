@@ -114,24 +114,25 @@ std::vector<Variable> checkpoint(const MultiFunction& function, const std::vecto
       captured_values.emplace_back(used.value());
     }
   }
-  auto segment = std::make_shared<Segment>();
-  segment->function = function;
-  segment->captured = std::move(captured);
-  segment->captured_values = std::move(captured_values);
+  Segment segment;
+  segment.function = function;
+  segment.captured = std::move(captured);
+  segment.captured_values = std::move(captured_values);
   for (const Variable& x : inputs)
-    segment->inputs.push_back(x.defined() ? std::optional<Saved>(x) : std::nullopt);
+    segment.inputs.push_back(x.defined() ? std::optional<Saved>(x) : std::nullopt);
   for (size_t i = 0; i < outputs.size(); ++i) {
     require(outputs[i].defined(), "checkpoint", "the function returned an undefined variable as output {}",
             i);
-    segment->options.push_back(outputs[i].options());
-    segment->shapes.push_back(outputs[i].shape());
+    segment.options.push_back(outputs[i].options());
+    segment.shapes.push_back(outputs[i].shape());
   }
   parents.insert(parents.begin(), inputs.begin(), inputs.end());
 
   auto mailbox = std::make_shared<Mailbox>(outputs.size());
-  const Variable hub = record("checkpoint", Tensor::zeros({}), parents, [segment, mailbox](const Variable&) {
-    return segment->gradients(mailbox->take());
-  });
+  const Variable hub = record("checkpoint", Tensor::zeros({}), parents,
+                              [segment = std::move(segment), mailbox](const Variable&) {
+                                return segment.gradients(mailbox->take());
+                              });
   for (size_t i = 0; i < outputs.size(); ++i)
     outputs[i] = record("checkpoint_output", outputs[i].value(), {hub},
                         [i, mailbox](const Variable& g) -> std::vector<Variable> {

@@ -20,12 +20,14 @@ namespace halfstep {
 /// A function of Variables with one result of any shape.
 using DifferentiableFunction = std::function<Variable(const std::vector<Variable>&)>;
 
+/// How much of the Jacobian is compared.
 enum class GradcheckMode {
   automatic,         ///< full where (inputs + outputs) is small, else random_direction
   full,              ///< every element of the Jacobian
   random_direction,  ///< per input, the slope of a random projection of the output along random directions
 };
 
+/// The defaults suit f64 inputs of ordinary size.
 struct GradcheckOptions {
   GradcheckMode mode = GradcheckMode::automatic;
   /// Passes where |numeric - analytic| <= absolute + relative * max(|numeric|, |analytic|). A negative value
@@ -39,6 +41,7 @@ struct GradcheckOptions {
   bool check_determinism = true;
 };
 
+/// What a check found; true in a condition if the gradients are right.
 struct GradcheckReport {
   bool ok = true;
   /// Empty if ok; otherwise which input and element failed with both values, and a hint (a kink, a missing or

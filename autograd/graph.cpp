@@ -41,6 +41,10 @@ Graph graph_of(const std::vector<Variable>& outputs, const VariableNames& names)
     if (node->scope) shown.scope = *node->scope;
     shown.shape = node->shape;
     shown.dtype = node->dtype;
+    {
+      const Assign census(thread_state().census, &shown.saved);
+      const GradientRule copy = node->rule;
+    }
     shown.is_leaf = node->is_leaf;
     shown.freed = node->freed;
     for (size_t i = 0; i < node->inputs.size(); ++i)
@@ -79,8 +83,10 @@ std::string dot_node(size_t id, const GraphNode& node) {
   const std::string title = node.name.empty() ? node.operation
                             : node.is_leaf    ? node.name
                                               : fmt::format("{} = {}", node.name, node.operation);
-  return fmt::format("n{} [label=\"{}\\n{} {}{}\"{}];\n", id, escaped(title), str(node.shape),
-                     name_of(node.dtype), node.freed ? "\\nfreed" : "",
+  std::string kept;
+  for (const Shape& shape : node.saved) kept += (kept.empty() ? "\\nkeeps " : ", ") + str(shape);
+  return fmt::format("n{} [label=\"{}\\n{} {}{}{}\"{}];\n", id, escaped(title), str(node.shape),
+                     name_of(node.dtype), kept, node.freed ? "\\nfreed" : "",
                      node.is_leaf ? ", shape=box, style=filled, fillcolor=lightblue" : "");
 }
 

@@ -24,6 +24,7 @@ struct GraphNode {
   std::string scope;      ///< the NameScopes it was made in: "encoder/block1"
   Shape shape;            ///< of the value
   DType dtype = DType::f32;
+  std::vector<Shape> saved;  ///< of what its rule keeps in Saved and SavedTensor
   bool is_leaf = false;
   bool freed = false;  ///< an earlier backward released what is behind it
 };
@@ -46,7 +47,8 @@ Graph graph_of(const std::vector<Variable>& outputs, const VariableNames& names 
 Graph graph_of(const Variable& output, const VariableNames& names = {});
 
 /// In the DOT language: arrows from inputs to consumers, leaves filled, nodes n0, n1, ... numbered as in
-/// `graph`, labels with operation or name, shape and dtype; one cluster per scope.
+/// `graph`, labels with operation or name, shape and dtype of the value, and shapes of what the rule keeps;
+/// one cluster per scope.
 std::string to_dot(const Graph& graph);
 
 /// Writes the graph behind `output` to a file: DOT for names that end in ".dot" or ".gv", a picture for

@@ -17,6 +17,8 @@ Variable divide(const Variable& a, const Variable& b);
 /// Where both are equal the gradient goes half to each.
 Variable maximum(const Variable& a, const Variable& b);
 Variable minimum(const Variable& a, const Variable& b);
+/// condition != 0 ? a : b with broadcasting; the gradient goes to the side that was taken. See less, equal.
+Variable where(const Tensor& condition, const Variable& a, const Variable& b);
 Variable affine(const Variable& x, double scale, double shift);
 
 inline Variable operator+(const Variable& a, const Variable& b) { return add(a, b); }
@@ -42,15 +44,44 @@ Variable tanh(const Variable& x);
 Variable sigmoid(const Variable& x);
 Variable silu(const Variable& x);
 Variable relu(const Variable& x);
+/// x where x > 0, else slope * x; the gradient at 0 is `slope`.
+Variable leaky_relu(const Variable& x, double slope = 0.01);
+/// x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016).
+Variable gelu(const Variable& x);
+/// Its approximation 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+Variable gelu_tanh(const Variable& x);
+/// log(1 + e^x), without overflow.
+Variable softplus(const Variable& x);
+Variable erf(const Variable& x);
+/// The gradient at 0 is 0.
+Variable abs(const Variable& x);
 Variable reciprocal(const Variable& x);
 Variable pow(const Variable& x, double exponent);
 Variable square(const Variable& x);
-/// Passes gradient 1 inside and at the bounds, 0 outside.
+/// Passes gradient 1 inside, 0 outside and at the bounds (as PyTorch since 2.15).
 Variable clamp(const Variable& x, double low, double high);
 
 // --- reductions --------------------------------------------------------------------------------------------
 Variable sum(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false);
 Variable mean(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+/// Extrema over `axes` (all if empty); elements that tie share the gradient equally.
+Variable max(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+Variable min(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+/// Mean squared distance from the mean, with the divisor N - correction: 1 is the unbiased estimate
+/// (PyTorch's default), 0 the biased one (NumPy's). Throws unless N > correction >= 0.
+Variable variance(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false,
+                  int correction = 1);
+/// sqrt(variance). Where all elements are equal the gradient is infinite or NaN, as the function has a kink
+/// there.
+Variable standard_deviation(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false,
+                            int correction = 1);
+/// (sum |x|^p)^(1/p) over `axes` (all if empty), p >= 1 or infinity (the largest |x|). The gradient at a norm
+/// of 0 is 0.
+Variable norm(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false, double p = 2);
+/// log(sum(exp(x))) over `axes` (all if empty), without overflow.
+Variable logsumexp(const Variable& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+/// out[.., i, ..] = x[.., 0, ..] + ... + x[.., i, ..] along `axis`.
+Variable cumulative_sum(const Variable& x, int axis);
 /// Mean of (a - b)^2 over `axes` (all if empty).
 Variable mse(const Variable& a, const Variable& b, const std::vector<int>& axes = {});
 
@@ -61,10 +92,28 @@ Variable permute(const Variable& x, const std::vector<int>& order);
 Variable expand(const Variable& x, const Shape& shape);
 /// Inverse of expand: sums x down to `shape`.
 Variable sum_to(const Variable& x, const Shape& shape);
-Variable slice(const Variable& x, int axis, int64_t begin, int64_t end);
+Variable slice(const Variable& x, int axis, int64_t begin, int64_t end, int64_t step = 1);
+Variable flip(const Variable& x, const std::vector<int>& axes);
+Variable unsqueeze(const Variable& x, int axis);
+Variable squeeze(const Variable& x, int axis);
 Variable concat(const std::vector<Variable>& parts, int axis);
+/// Along a new axis, inserted before `axis` (-1: at the end).
+Variable stack(const std::vector<Variable>& parts, int axis);
+/// Consecutive parts of these sizes along `axis`; they must add up to its size.
+std::vector<Variable> split(const Variable& x, const std::vector<int64_t>& sizes, int axis);
+/// before[i] elements of `value` before and after[i] behind axis i, none negative.
+Variable pad(const Variable& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
+             double value = 0);
 /// Differentiable conversion between f32 and f64.
 Variable to(const Variable& x, DType dtype);
+
+// --- indices (see tensor/ops.h for indices out of range) ---------------------------------------------------
+/// out[.., i, ..] = x[.., index[.., i, ..], ..] along `axis`.
+Variable gather(const Variable& x, int axis, const Tensor& index);
+/// The adjoint of gather.
+Variable scatter_add(const Variable& source, int axis, const Tensor& index, int64_t size);
+/// Rows of table [N, D] at ids [...] (i64) -> [..., D]. Rows that appear several times collect all gradients.
+Variable embedding(const Variable& table, const Tensor& ids);
 
 // --- linear algebra ----------------------------------------------------------------------------------------
 Variable matmul(const Variable& a, const Variable& b);
@@ -87,7 +136,14 @@ Variable space_to_depth(const Variable& x, int factor = 2);
 Variable depth_to_space(const Variable& x, int factor = 2);
 
 // --- normalisation, attention, regularisation --------------------------------------------------------------
-Variable softmax(const Variable& x);
+Variable softmax(const Variable& x, int axis = -1);
+/// log(softmax(x)), without the logarithm of a number that was rounded to 0.
+Variable log_softmax(const Variable& x, int axis = -1);
+
+enum class Reduction : uint8_t { none, mean, sum };
+/// -log softmax(logits)[label]: logits [..., classes], labels [...] (i64). Reduction::none gives [...].
+Variable cross_entropy(const Variable& logits, const Tensor& labels, Reduction reduction = Reduction::mean);
+
 /// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]. Fused forward and backward; composed when differentiated
 /// twice.
 Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups,

@@ -162,14 +162,14 @@ HookHandle Internals::add_hook(const Variable& v, Hook hook) {
 
 HookHandle Variable::register_hook(GradientHook hook) const {
   require(requires_grad(), "register_hook",
-          "this variable requires no gradient, so the hook would never run");
+          "expected a variable that requires a gradient, got one that does not: the hook would never run");
   require(hook != nullptr, "register_hook", "expected a function, got an empty one");
   return Internals::add_hook(*this, {std::move(hook), nullptr});
 }
 
 HookHandle Variable::register_accumulated_hook(AccumulatedHook hook) const {
   require(requires_grad(), "register_accumulated_hook",
-          "this variable requires no gradient, so the hook would never run");
+          "expected a variable that requires a gradient, got one that does not: the hook would never run");
   require(is_leaf(), "register_accumulated_hook",
           "expected a leaf, got the result of '{}', which accumulates nothing; use register_hook",
           state_->node->name);
@@ -213,6 +213,20 @@ Saved::Saved(const Variable& variable)
 const Variable& Saved::get() const {
   require_unchanged(variable_.value(), version_);
   return variable_;
+}
+
+namespace {
+void note_copy(const Tensor& saved) {
+  if (std::vector<Shape>* census = thread_state().census) census->push_back(saved.shape());
+}
+}  // namespace
+
+SavedTensor::SavedTensor(const SavedTensor& other) : value_(other.value_), version_(other.version_) {
+  note_copy(value_);
+}
+
+Saved::Saved(const Saved& other) : variable_(other.variable_), version_(other.version_) {
+  note_copy(variable_.value());
 }
 
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule) {

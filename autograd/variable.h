@@ -63,6 +63,7 @@ class Variable {
   explicit Variable(Tensor value, bool requires_grad = false);
 
   bool defined() const { return state_ != nullptr; }
+  /// Throws Error while undefined.
   const Tensor& value() const;
   const Shape& shape() const { return value().shape(); }
   int64_t size(int axis) const { return value().size(axis); }
@@ -138,12 +139,16 @@ std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& 
 /// gradient and the value is f32 or f64. `name`, a string literal, appears in errors and pictures.
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule);
 
-/// A tensor kept for a rule, such as the operation's own output. get() throws if it was changed in place
-/// since.
+/// A tensor kept for a rule, such as the operation's own output.
 class SavedTensor {
  public:
   explicit SavedTensor(Tensor value) : value_(std::move(value)), version_(value_.version()) {}
-  const Tensor& get() const;
+  const Tensor& get() const;  ///< throws Error if it was changed in place since
+
+  SavedTensor(const SavedTensor& other);  ///< tells graph_of(), which copies rules to see what they keep
+  SavedTensor(SavedTensor&&) = default;
+  SavedTensor& operator=(const SavedTensor&) = default;
+  SavedTensor& operator=(SavedTensor&&) = default;
 
  private:
   Tensor value_;
@@ -160,9 +165,14 @@ class Saved {
   const Variable& get() const;
   const Tensor& tensor() const { return get().value(); }
 
+  Saved(const Saved& other);  ///< as SavedTensor's
+  Saved(Saved&&) = default;
+  Saved& operator=(const Saved&) = default;
+  Saved& operator=(Saved&&) = default;
+
  private:
   Variable variable_;
-  uint64_t version_;
+  uint64_t version_ = 0;
 };
 
 /// Whether operations are recorded on this thread.
@@ -182,6 +192,7 @@ class NoGrad {
  private:
   bool previous_;
 };
+/// Switches recording on for a scope, inside a NoGrad.
 class EnableGrad : public NoGrad {
  public:
   EnableGrad() : NoGrad(true) {}

@@ -20,6 +20,7 @@ Tensor images_at(const Dataset& dataset, std::span<const int64_t> indices, std::
 /// Result: i64 [indices.size()]. Throws Error for an index outside 0 ... count-1.
 Tensor labels_at(const Dataset& dataset, std::span<const int64_t> indices, Device& device = cpu_device());
 
+/// B pictures and their labels.
 struct Batch {
   Tensor x;      ///< f32 [B, H, W, C] in [-1, 1]
   Tensor label;  ///< i64 [B]

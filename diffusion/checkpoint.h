@@ -36,6 +36,7 @@ struct CheckpointInfo {
   std::vector<HistoryEntry> history;
 };
 
+/// What a checkpoint's folder holds for those who use the model; load_checkpoint_state reads the rest.
 struct Checkpoint {
   CheckpointInfo info;
   TensorMap weights;  ///< model.safetensors

@@ -39,12 +39,14 @@ struct TrainConfig {
   int64_t checkpoint_every = 1000;  ///< steps; the last step is always saved. 0: only the last
   int64_t log_every = 50;           ///< steps
 
+  /// What learning_rate, warmup_steps, anneal and max_steps say together.
   LearningRateSchedule learning_rate_schedule() const {
     return {
         .base = learning_rate, .warmup_steps = warmup_steps, .anneal_total_steps = anneal ? max_steps : 0};
   }
 };
 
+/// A configuration file: see docs/config.md.
 struct Config {
   ModelConfig model;
   TrainConfig train;

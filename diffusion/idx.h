@@ -19,6 +19,7 @@ struct Dataset {
   int64_t pixels_per_image() const { return height * width * channels; }
 };
 
+/// The part of a data set: its training or its test pictures.
 enum class Split { train, test };
 
 /// Reads the pair `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` (or `t10k-...` for the test split)

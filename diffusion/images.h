@@ -14,6 +14,7 @@ namespace halfstep {
 /// Error for NaN.
 std::vector<uint8_t> to_pixels(const Tensor& x);
 
+/// How pictures are laid out in one image.
 struct GridOptions {
   int columns = 0;  ///< pictures in a row; 0: as near to a square as possible. Not used by write_rows.
   int padding = 2;  ///< white pixels around and between the pictures, after enlarging
@@ -25,6 +26,7 @@ struct GridOptions {
 /// writes.
 void write_grid(const std::string& path, const Tensor& images, const GridOptions& options = {});
 
+/// One row of write_rows.
 struct LabelledRow {
   std::string label;  ///< printable ASCII; other characters are shown as '?'
   Tensor images;      ///< [K, H, W, C] as in write_grid; K may differ from row to row

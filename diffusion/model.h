@@ -10,6 +10,7 @@
 
 namespace halfstep {
 
+/// A checkpoint made ready for use: the network with its weights.
 struct Model {
   CheckpointInfo info;
   std::string path;  ///< the checkpoint's folder

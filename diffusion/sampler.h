@@ -28,6 +28,7 @@ struct AncestralVariance {
 /// "fixed_small" (0), "fixed_large" (1), "medium:f" with f in [0, 1]. Throws Error for anything else.
 AncestralVariance ancestral_variance_by_name(std::string_view name);
 
+/// How to sample; the defaults are the deterministic sampler of the paper.
 struct SamplerOptions {
   SamplerKind kind = SamplerKind::ddim;
   int64_t num_steps = 16;

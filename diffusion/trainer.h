@@ -77,6 +77,7 @@ struct Progress {
   double images_per_second = 0, seconds_left = 0;
 };
 
+/// Where a run writes, where it computes and who watches it.
 struct RunOptions {
   std::string out;      ///< run folder; created
   bool resume = false;  ///< continue from the newest checkpoint in `out`; otherwise a run there is an error

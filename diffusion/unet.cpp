@@ -41,18 +41,6 @@ Variable apply(const Level& level, size_t i, const Variable& x, const Variable& 
   return level.attentions.empty() ? h : level.attentions[i](h);
 }
 
-/// Rows of the identity matrix: [B, classes].
-Tensor one_hot(const Tensor& label, int64_t classes, TensorOptions options) {
-  const std::vector<int64_t> indices = label.to_vector<int64_t>();
-  std::vector<double> rows(indices.size() * static_cast<size_t>(classes));
-  for (size_t b = 0; b < indices.size(); ++b) {
-    require(indices[b] >= 0 && indices[b] < classes, "UNet", "expected labels 0 to {}, got {}", classes - 1,
-            indices[b]);
-    rows[b * static_cast<size_t>(classes) + static_cast<size_t>(indices[b])] = 1;
-  }
-  return Tensor::from(rows, {label.numel(), classes}, options);
-}
-
 }  // namespace
 
 ResnetBlock::ResnetBlock(const UNetConfig& config, int64_t in, int64_t out, Resample resample_)
@@ -138,7 +126,7 @@ Variable UNet::conditioning(const std::vector<double>& logsnr, const Tensor& lab
               label.shape() == Shape{static_cast<int64_t>(logsnr.size())},
           "UNet", "a network with {} classes expects an i64 label for each of the {} images, got {}",
           config.num_classes, logsnr.size(), label.defined() ? str(label.shape()) : "none");
-  return emb + (*class_emb)(Variable{one_hot(label, config.num_classes, options)});
+  return emb + (*class_emb)(Variable{one_hot(label, config.num_classes, options.dtype)});
 }
 
 Variable UNet::operator()(const Variable& z, const std::vector<double>& logsnr, const Tensor& label,

@@ -8,6 +8,7 @@
 
 namespace halfstep {
 
+/// Whether a block keeps, halves or doubles height and width.
 enum class Resample { none, down, up };
 
 /// x + conv2(dropout(silu(FiLM(norm2(conv1(silu(norm1(x)))))))), FiLM by scale and shift from the
@@ -69,6 +70,7 @@ struct Middle {
   }
 };
 
+/// The network: a function of noisy images and their noise levels.
 struct UNet {
   UNetConfig config;
   Linear dense0, dense1;            ///< sinusoids -> conditioning

@@ -1,6 +1,7 @@
 #include "nn/ema.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "tensor/error.h"
 #include "tensor/ops.h"
@@ -8,12 +9,22 @@
 namespace halfstep {
 
 EmaWarmup ema_warmup_by_name(std::string_view name) {
-  for (const EmaWarmup warmup : {EmaWarmup::none, EmaWarmup::ramp})
+  for (const EmaWarmup warmup : {EmaWarmup::none, EmaWarmup::ramp, EmaWarmup::power})
     if (name == name_of(warmup)) return warmup;
-  fail("ema_warmup", "expected none or ramp, got {}", name);
+  fail("ema_warmup", "expected none, ramp or power, got '{}'", name);
 }
 
-std::string_view name_of(EmaWarmup warmup) { return warmup == EmaWarmup::none ? "none" : "ramp"; }
+std::string_view name_of(EmaWarmup warmup) {
+  switch (warmup) {
+    case EmaWarmup::none:
+      return "none";
+    case EmaWarmup::ramp:
+      return "ramp";
+    case EmaWarmup::power:
+      return "power";
+  }
+  fail("ema_warmup", "expected a warm-up of the list, got number {}", static_cast<int>(warmup));
+}
 
 Ema::Ema(Parameters parameters, double decay, EmaWarmup warmup)
     : parameters_(std::move(parameters)), decay_(decay), warmup_(warmup) {
@@ -22,8 +33,16 @@ Ema::Ema(Parameters parameters, double decay, EmaWarmup warmup)
 }
 
 double Ema::decay_of(int64_t k) const {
-  if (warmup_ == EmaWarmup::none) return k == 0 ? 0 : decay_;
-  return std::min(decay_, static_cast<double>(1 + k) / static_cast<double>(10 + k));
+  const double updates = static_cast<double>(k);
+  switch (warmup_) {
+    case EmaWarmup::none:
+      return k == 0 ? 0 : decay_;
+    case EmaWarmup::ramp:
+      return std::min(decay_, (1 + updates) / (10 + updates));
+    case EmaWarmup::power:
+      return std::min(decay_, 1 - std::pow(1 + updates, -0.75));
+  }
+  fail("Ema", "expected a warm-up of the list, got number {}", static_cast<int>(warmup_));
 }
 
 void Ema::update() {

@@ -9,10 +9,12 @@ namespace halfstep {
 
 /// How the average forgets where it started.
 enum class EmaWarmup {
-  none,  ///< the first update copies the parameters, later ones use the full decay (the official code)
-  ramp,  ///< update k = 0, 1, ... uses min(decay, (1 + k) / (10 + k)) (TensorFlow)
+  none,   ///< the first update copies the parameters, later ones use the full decay (the official code)
+  ramp,   ///< update k = 0, 1, ... uses min(decay, (1 + k) / (10 + k)) (TensorFlow)
+  power,  ///< update k uses min(decay, 1 - (1 + k)^-0.75): the first copies, and 0.999 is reached after
+          ///< 10,000 (diffusers' use_ema_warmup with inv_gamma 1 and power 3/4)
 };
-/// "none", "ramp"; throws Error for another name.
+/// "none", "ramp", "power"; throws Error for another name.
 EmaWarmup ema_warmup_by_name(std::string_view name);
 std::string_view name_of(EmaWarmup warmup);
 

@@ -21,9 +21,11 @@ using Initializer = std::function<Tensor(const Shape& shape, RandomKey key, Tens
 
 namespace init {
 
+/// Every element is `value`.
 Initializer constant(double value);
 inline Initializer zeros() { return constant(0); }
 inline Initializer ones() { return constant(1); }
+/// Normal with mean 0.
 Initializer normal(double stddev);
 /// Uniform in [low, high).
 Initializer uniform(double low, double high);

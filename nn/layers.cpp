@@ -23,7 +23,7 @@ Variable Conv2d::operator()(const Variable& x) const {
   if (stride == 1)
     return conv2d(x, kernel, bias, {.pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1});
   require(x.rank() == 4 && x.size(1) % 2 == 0 && x.size(2) % 2 == 0, "Conv2d",
-          "stride 2 expects images [B, H, W, C] of even height and width, got {}", str(x.shape()));
+          "expected images [B, H, W, C] of even height and width for stride 2, got {}", str(x.shape()));
   return conv2d(x, kernel, bias, {.stride_h = 2, .stride_w = 2, .pad_bottom = 1, .pad_right = 1});
 }
 

@@ -49,6 +49,7 @@ struct Parameter : Variable {
 /// Tensors by dotted name, as .safetensors files hold them.
 using TensorMap = std::map<std::string, Tensor>;
 
+/// A parameter and its dotted name.
 struct NamedVariable {
   std::string name;
   Variable variable;  ///< the handle that the module holds, not a copy

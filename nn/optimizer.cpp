@@ -8,7 +8,7 @@
 namespace halfstep {
 
 Adam::Adam(Parameters parameters, AdamConfig config) : parameters_(std::move(parameters)), config_(config) {
-  require(!parameters_.empty(), "Adam", "expected at least one parameter");
+  require(!parameters_.empty(), "Adam", "expected at least one parameter, got none");
   const auto in_range = [](std::string_view name, double value, bool ok) {
     require(ok, "Adam",
             "{} = {} is out of range; betas lie in [0, 1), eps is positive, the others are not negative",
@@ -20,6 +20,7 @@ Adam::Adam(Parameters parameters, AdamConfig config) : parameters_(std::move(par
   in_range("weight_decay", config.weight_decay, config.weight_decay >= 0);
   in_range("l2", config.l2, config.l2 >= 0);
   in_range("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0);
+  in_range("clip_eps", config.clip_eps, config.clip_eps >= 0);
 
   const TensorOptions options = parameters_.front().variable.options();
   for (const auto& [name, p] : parameters_) {
@@ -45,12 +46,13 @@ void Adam::step(double lr) {
     gradients.push_back(p.grad().defined() ? p.grad().value().contiguous()
                                            : Tensor::zeros(p.shape(), p.options()));
   }
-  require(any, "Adam", "no parameter has a gradient; call backward() before step()");
+  require(any, "Adam", "expected a parameter with a gradient, got none; call backward() before step()");
 
   const Backend& backend = control_.device().backend;
   backend.optimizer_control({.control = control_.array(),
                              .sum_squares = sum_of_squares(gradients).array(),
-                             .max_norm = config_.max_grad_norm});
+                             .max_norm = config_.max_grad_norm,
+                             .clip_eps = config_.clip_eps});
   control_.bump_version();
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& p = parameters_[i].variable.value();

@@ -5,6 +5,7 @@
 
 namespace halfstep {
 
+/// Constants of Adam (Kingma & Ba 2015); the defaults are those of the paper.
 struct AdamConfig {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   /// Decoupled (AdamW, Loshchilov & Hutter 2019; also the official progressive distillation code): p -= lr *
@@ -12,9 +13,11 @@ struct AdamConfig {
   double weight_decay = 0;
   /// Added to the gradient as l2 * p (PyTorch's Adam(weight_decay)).
   double l2 = 0;
-  /// Gradients are scaled by min(1, max_grad_norm / norm), norm over all parameters together; 0 switches it
-  /// off.
+  /// Gradients are scaled by min(1, max_grad_norm / (norm + clip_eps)), norm over all parameters together; 0
+  /// switches it off.
   double max_grad_norm = 0;
+  /// 0 in the official progressive distillation code; PyTorch's clip_grad_norm_ uses 1e-6.
+  double clip_eps = 0;
 };
 
 /// What the device has counted.

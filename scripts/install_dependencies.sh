@@ -3,7 +3,8 @@
 # missing. Does nothing, and needs no network, when everything is there.
 #
 #   scripts/install_dependencies.sh [--ci]
-#     --ci    also what only continuous integration needs: clang and its sanitizers
+#     --ci    also what only continuous integration needs: clang and its sanitizers, and the programs of tests that
+#             are skipped without them: Doxygen and Graphviz
 source "$(dirname "$0")/common.sh"
 
 # cmake: Meson finds doctest through it.
@@ -14,7 +15,7 @@ for argument; do
   case $argument in
     --ci)
       ci=true
-      packages+=(clang libclang-rt-14-dev)
+      packages+=(clang libclang-rt-14-dev doxygen graphviz)
       ;;
     -h | --help) usage; exit ;;
     *) usage_error "unknown argument $argument" ;;
@@ -54,7 +55,7 @@ install_on_debian() {
 report_missing() {
   local missing=() tool compiler=${CXX:-c++} entry
   local tools=(meson ninja pkg-config "$compiler")
-  $ci && tools+=(clang++)
+  $ci && tools+=(clang++ doxygen dot)
   for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done

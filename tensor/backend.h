@@ -27,6 +27,7 @@ struct Array {
   Shape shape;
   Strides strides;
 
+  /// `data` as elements of type T; the caller knows that T fits dtype.
   template <class T>
   T* as() const {
     return static_cast<T*>(data);
@@ -49,10 +50,17 @@ enum class UnaryOp : uint8_t {
   silu,  ///< x * sigmoid(x)
   relu,
   reciprocal,
-  pow,    ///< x ^ p0
-  clamp,  ///< min(max(x, p0), p1); the slope is 1 at the bounds themselves
+  pow,         ///< x ^ p0
+  clamp,       ///< min(max(x, p0), p1); the slope is 1 at the bounds themselves
+  abs,         ///< slope 0 at 0
+  leaky_relu,  ///< x where x > 0, else p0 * x; the slope at 0 is p0
+  erf,
+  gelu,       ///< x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016)
+  gelu_tanh,  ///< its approximation 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  softplus,   ///< log(1 + e^x)
 };
 
+/// One elementwise function with its parameters.
 struct UnaryArgs {
   UnaryOp op;
   /// 0: the function; n > 0: its n-th derivative (dual numbers, see formulas.h); at most kMaxDerivative.
@@ -74,7 +82,8 @@ enum class BinaryOp : uint8_t {
   lerp,   ///< a + p0 * (b - a)
 };
 
-enum class ReduceOp : uint8_t { sum, max };
+/// What a reduction does with the elements that it joins.
+enum class ReduceOp : uint8_t { sum, max, min };
 
 /// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N],
 /// any strides, equal leading axes (stride 0 broadcasts). bias: [N] or absent. beta is 0 or 1; with 0, C is
@@ -99,6 +108,7 @@ struct Conv2dArgs {
   Conv2dGeometry geometry;
 };
 
+/// A nonlinearity that is fused into another kernel.
 enum class Activation : uint8_t { none, silu };
 
 /// y = activation((x - mean) * rstd * gain + bias), statistics over the pixels and the channels of a group
@@ -122,11 +132,13 @@ struct AttentionArgs {
   Array q, k, v, out, log_sum_exp;
   double scale = 1;
 };
+/// The arguments of forward, and the gradients.
 struct AttentionBackwardArgs {
   AttentionArgs forward;
   Array d_out, dq, dk, dv;  ///< gradients, contiguous
 };
 
+/// A distribution.
 enum class RandomKind : uint8_t { uniform, normal };
 
 /// Random numbers of Philox 4x32-10, indexed by element: element i of row r of `out` ([rows, n] contiguous)
@@ -148,10 +160,11 @@ struct DropoutArgs {
 
 /// Device-side control block of an optimiser, f64 [4]: {applied updates, skipped updates, gradient scale,
 /// norm}. From the sum of squares of all gradients (f64 scalar): norm = sqrt; if it is finite, applied += 1
-/// and scale = min(1, max_norm / norm) (1 where max_norm <= 0); otherwise skipped += 1 and scale = 0.
+/// and scale = min(1, max_norm / (norm + clip_eps)) (1 where max_norm <= 0); otherwise skipped += 1 and scale
+/// = 0.
 struct OptimizerControlArgs {
   Array control, sum_squares;
-  double max_norm = 0;
+  double max_norm = 0, clip_eps = 0;
 };
 
 /// One Adam/AdamW update of one parameter, in place; skipped where the control block says that the norm is
@@ -162,8 +175,12 @@ struct AdamArgs {
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, l2 = 0;
 };
 
+/// The table; see the top of this file for the rules.
 struct Backend {
   const char* name;
+  /// Calls have finished when they return, and the host may read the memory cheaply: indices are then
+  /// checked. An asynchronous device would have to be waited for; it gives NaN for an index out of range.
+  bool synchronous;
 
   // Memory. allocate returns memory aligned to 64 bytes or nullptr; it is called by the caching allocator
   // only.
@@ -181,10 +198,24 @@ struct Backend {
   /// out = upstream * f'(x): a chain-rule step in one pass. `op.derivative` is that of the factor (>= 1).
   void (*unary_chain)(UnaryArgs op, Array out, Array upstream, Array x);
   void (*binary)(BinaryOp op, double p0, Array out, Array a, Array b);
+  /// out = condition != 0 ? a : b; the side that is not taken is not computed with, so its NaN does not
+  /// spread.
+  void (*where)(Array out, Array condition, Array a, Array b);
 
   /// out has x's rank, with size 1 on the reduced axes. f32 sums keep an error of the order of pairwise
   /// summation. dtype of out: x's, or f64 for an f32 x.
   void (*reduce)(ReduceOp op, Array out, Array x);
+  /// out[.., i, ..] = x[.., 0, ..] + ... + x[.., i, ..] along `axis`; accumulated in double.
+  void (*cumulative_sum)(Array out, Array x, int axis);
+  /// out (i64): the order that sorts x along `axis`; equal elements keep their order, NaN counts as largest.
+  void (*argsort)(Array out, Array x, int axis, bool descending);
+
+  /// out[.., i, ..] = x[.., index[.., i, ..], ..] along `axis`, for f32, f64 and i64. index (i64) has out's
+  /// shape; x differs from it on `axis` only. An index outside the axis gives NaN (-1 for i64).
+  void (*gather)(Array out, Array x, Array index, int axis);
+  /// The adjoint of gather: out = 0, then out[.., index[.., i, ..], ..] += source[.., i, ..] in the order of
+  /// i. index has source's shape; out differs from it on `axis` only. An index outside the axis adds nothing.
+  void (*scatter_add)(Array out, Array source, Array index, int axis);
 
   void (*gemm)(GemmArgs);
   void (*conv2d_forward)(Conv2dArgs);
@@ -211,6 +242,7 @@ const Backend& reference_backend();
 /// The fast CPU kernels for this machine's instruction set (HALFSTEP_CPU=portable|avx2|avx512 forces one).
 const Backend& cpu_backend();
 
+/// What a look for a GPU found.
 struct CudaProbe {
   const Backend* backend = nullptr;  ///< the table, if a GPU answers
   const char* reason = "";           ///< otherwise why not, in a user's words

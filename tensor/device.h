@@ -44,6 +44,7 @@ class Device {
   std::string_view name() const { return backend.name; }
 };
 
+/// The devices of the plain loops and of the fast kernels of the CPU.
 Device& reference_device();
 Device& cpu_device();
 /// "cpu", "reference", "cuda", or "auto" (a GPU if one answers, else the CPU). Throws Error for other names

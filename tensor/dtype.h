@@ -11,6 +11,7 @@ namespace halfstep {
 /// indices.
 enum class DType : uint8_t { f32, f64, bf16, i64 };
 
+/// Bytes of an element, and the name: "f32".
 size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);
 /// "f32", "f64", "bf16", "i64"; throws Error for another name.
@@ -18,6 +19,7 @@ DType dtype_by_name(std::string_view name);
 /// f32 or f64: types with arithmetic and gradients.
 constexpr bool is_floating(DType dtype) { return dtype == DType::f32 || dtype == DType::f64; }
 
+/// The dtype of float, double or int64_t.
 template <class T>
 constexpr DType dtype_of();
 template <>

@@ -70,10 +70,19 @@ HALFSTEP_HOST_DEVICE inline float cos(float x) { return ::cosf(x); }
 HALFSTEP_HOST_DEVICE inline double cos(double x) { return ::cos(x); }
 HALFSTEP_HOST_DEVICE inline float tanh(float x) { return ::tanhf(x); }
 HALFSTEP_HOST_DEVICE inline double tanh(double x) { return ::tanh(x); }
+HALFSTEP_HOST_DEVICE inline float erf(float x) { return ::erff(x); }
+HALFSTEP_HOST_DEVICE inline double erf(double x) { return ::erf(x); }
 HALFSTEP_HOST_DEVICE inline float pow(float x, double p) { return ::powf(x, static_cast<float>(p)); }
 HALFSTEP_HOST_DEVICE inline double pow(double x, double p) { return ::pow(x, p); }
 HALFSTEP_HOST_DEVICE inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 HALFSTEP_HOST_DEVICE inline double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+/// log(1 + e^x) = max(x, 0) + log1p(e^-|x|): neither overflows nor loses e^x beside 1. NaN passes through.
+HALFSTEP_HOST_DEVICE inline float softplus(float x) {
+  return (x < 0.0f ? 0.0f : x) + ::log1pf(exp(x < 0.0f ? x : -x));
+}
+HALFSTEP_HOST_DEVICE inline double softplus(double x) {
+  return (x < 0.0 ? 0.0 : x) + ::log1p(exp(x < 0.0 ? x : -x));
+}
 
 // --- dual numbers ------------------------------------------------------------------------------------------
 
@@ -144,6 +153,15 @@ template <class T>
 HALFSTEP_HOST_DEVICE Dual<T> sigmoid(Dual<T> x) {
   const T s = sigmoid(x.value);
   return {s, x.slope * (s * sigmoid(-x.value))};
+}
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> softplus(Dual<T> x) {
+  return {softplus(x.value), x.slope * sigmoid(x.value)};
+}
+template <class T>
+HALFSTEP_HOST_DEVICE Dual<T> erf(Dual<T> x) {
+  constexpr double kTwoOverRootPi = 1.1283791670955126;
+  return {erf(x.value), x.slope * (T(kTwoOverRootPi) * exp(-(x.value * x.value)))};
 }
 template <class T>
 HALFSTEP_HOST_DEVICE Dual<T> pow(Dual<T> x, double p) {
@@ -228,7 +246,47 @@ struct Pow {
 struct Clamp {
   template <class T>
   HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double p1) const {
-    return x < T(p0) ? T(p0) : (T(p1) < x ? T(p1) : x);  // NaN passes through
+    // Slope 0 at a bound, the smallest one between its two sides, as that of relu at 0. NaN passes through:
+    // it is neither below 1 nor above 0.
+    return x < T(1.0) || T(0.0) < x ? (T(p0) < x ? (x < T(p1) ? x : T(p1)) : T(p0)) : x;
+  }
+};
+struct Abs {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return x < T(0.0) ? -x : (T(0.0) < x ? x : x * T(0.0) + T(0.0));  // 0 for -0; NaN passes through
+  }
+};
+struct LeakyRelu {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double p0, double) const {
+    return T(0.0) < x ? x : T(p0) * x;
+  }
+};
+struct Erf {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return erf(x);
+  }
+};
+struct Gelu {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    constexpr double kRootHalf = 0.70710678118654752;
+    return T(0.5) * x * (T(1.0) + erf(x * T(kRootHalf)));
+  }
+};
+struct GeluTanh {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    constexpr double kRootTwoOverPi = 0.79788456080286536;
+    return T(0.5) * x * (T(1.0) + tanh(T(kRootTwoOverPi) * (x + T(0.044715) * x * x * x)));
+  }
+};
+struct Softplus {
+  template <class T>
+  HALFSTEP_HOST_DEVICE T operator()(T x, double, double) const {
+    return softplus(x);
   }
 };
 
@@ -262,6 +320,18 @@ HALFSTEP_HOST_DEVICE void visit_formula(UnaryOp op, Visitor&& visitor) {
       return visitor(Pow{});
     case UnaryOp::clamp:
       return visitor(Clamp{});
+    case UnaryOp::abs:
+      return visitor(Abs{});
+    case UnaryOp::leaky_relu:
+      return visitor(LeakyRelu{});
+    case UnaryOp::erf:
+      return visitor(Erf{});
+    case UnaryOp::gelu:
+      return visitor(Gelu{});
+    case UnaryOp::gelu_tanh:
+      return visitor(GeluTanh{});
+    case UnaryOp::softplus:
+      return visitor(Softplus{});
   }
 }
 

@@ -31,12 +31,26 @@ inline Tensor divide(const Tensor& a, const Tensor& b) { return binary(BinaryOp:
 Tensor affine(const Tensor& x, double scale, double shift);
 Tensor clamp(const Tensor& x, double low, double high);
 Tensor sqrt(const Tensor& x);
+/// 1 or 0 in the operands' dtype, with broadcasting; comparisons with NaN are 0.
+inline Tensor less(const Tensor& a, const Tensor& b) { return binary(BinaryOp::less, a, b); }
+inline Tensor equal(const Tensor& a, const Tensor& b) { return binary(BinaryOp::equal, a, b); }
+/// condition != 0 ? a : b, all three of one dtype, with broadcasting. NaN in the side that is not taken does
+/// not spread.
+Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);
 
 // --- reductions --------------------------------------------------------------------------------------------
 /// Over `axes` (all axes if empty); reduced axes stay with size 1 if keep_dims.
 Tensor sum(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
 Tensor mean(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+/// Extrema of at least one element; NaN wins.
 Tensor max(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+Tensor min(const Tensor& x, const std::vector<int>& axes = {}, bool keep_dims = false);
+/// Index (i64) of the first largest or smallest element along `axis`, which must not be empty; the first NaN
+/// wins. f32: axes of up to 2^24 elements.
+Tensor argmax(const Tensor& x, int axis, bool keep_dims = false);
+Tensor argmin(const Tensor& x, int axis, bool keep_dims = false);
+/// out[.., i, ..] = x[.., 0, ..] + ... + x[.., i, ..] along `axis`.
+Tensor cumulative_sum(const Tensor& x, int axis);
 /// Inverse of broadcasting: sums x down to `shape`.
 Tensor sum_to(const Tensor& x, const Shape& shape);
 /// Sum of squares of all elements of all tensors, accumulated in f64, as an f64 scalar on their device.
@@ -56,19 +70,46 @@ Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_
                               const Conv2dGeometry& geometry);
 
 // --- layout ------------------------------------------------------------------------------------------------
+/// Joins along an axis that exists; the other axes must agree.
 Tensor concat(const std::vector<Tensor>& parts, int axis);
+/// Joins tensors of one shape along a new axis, inserted before `axis` (-1: at the end).
+Tensor stack(const std::vector<Tensor>& parts, int axis);
+/// Surrounds x with `value`: before[i] elements before and after[i] behind axis i, none negative.
+Tensor pad(const Tensor& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
+           double value = 0);
+
+// --- indices -----------------------------------------------------------------------------------------------
+// An index outside its axis is an Error on the CPU. On a device that works asynchronously it cannot be looked
+// at without waiting: gather gives NaN there, and scatter_add leaves the element out.
+
+/// 0, 1, ..., n - 1. For i64 as well as f32 and f64.
+Tensor arange(int64_t n, TensorOptions options = {});
+/// out[.., i, ..] = x[.., index[.., i, ..], ..] along `axis`. index (i64) has x's rank; off the axis its
+/// sizes are x's or 1 (broadcast). x may be f32, f64 or i64.
+Tensor gather(const Tensor& x, int axis, const Tensor& index);
+/// The adjoint of gather: zeros of size `size` along `axis`, to which source[.., i, ..] is added at
+/// index[.., i, ..]. index: as for gather.
+Tensor scatter_add(const Tensor& source, int axis, const Tensor& index, int64_t size);
+/// [...] labels (i64) in 0..classes-1 -> [..., classes] of `dtype`: 1 at the label, else 0.
+Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype = DType::f32);
+/// The order (i64) that sorts x along `axis`, so that gather(x, axis, argsort(x, axis)) is sorted. Equal
+/// elements keep their order; NaN counts as the largest.
+Tensor argsort(const Tensor& x, int axis, bool descending = false);
+Tensor sort(const Tensor& x, int axis, bool descending = false);
 
 // --- normalisation and attention ---------------------------------------------------------------------------
 /// Over the last axis.
 Tensor softmax(const Tensor& x);
 Tensor softmax_backward(const Tensor& dy, const Tensor& y);
 
+/// The output, and mean and 1/deviation per example and group [B, G], which the backward needs.
 struct GroupNormResult {
   Tensor y, mean, rstd;
 };
 /// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]; C must be divisible by groups. See GroupNormArgs.
 GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, int groups, double eps,
                            Activation activation);
+/// Gradients of group_norm.
 struct GroupNormGradients {
   Tensor dx, dgain, dbias;  ///< dgain, dbias: [B, C]
 };
@@ -76,11 +117,13 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
                                        const Tensor& bias, const GroupNormResult& forward, int groups,
                                        double eps, Activation activation);
 
+/// The output, and the logarithm of the softmax's denominator [B, H, L], which the backward needs.
 struct AttentionResult {
   Tensor out, log_sum_exp;
 };
 /// q [B, L, H, D], k and v [B, S, H, D] -> out [B, L, H, D]: softmax(scale q k^T) v per head.
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
+/// Gradients of attention with respect to q, k and v, in their shapes.
 struct AttentionGradients {
   Tensor dq, dk, dv;
 };

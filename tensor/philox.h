@@ -17,6 +17,7 @@
 
 namespace halfstep::philox {
 
+/// 128 bits: a counter, or the random words made from it.
 struct Block {
   uint32_t word[4];
 };

@@ -1,9 +1,11 @@
 // The reference backend: every entry of the table as the plainest loops that define it. It is the oracle that
 // all other backends are tested against, so it is written for reading; sums run in double.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "tensor/backend.h"
@@ -152,6 +154,14 @@ void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
   });
 }
 
+void where(Array out, Array condition, Array a, Array b) {
+  with_float(a.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    for (int64_t i = 0; i < numel(out.shape); ++i)
+      at<T>(out, i) = at<T>(condition, i) != T(0) ? at<T>(a, i) : at<T>(b, i);
+  });
+}
+
 // --- reductions --------------------------------------------------------------------------------------------
 
 void reduce(ReduceOp op, Array out, Array x) {
@@ -167,20 +177,105 @@ void reduce(ReduceOp op, Array out, Array x) {
     using T = decltype(tag);
     for (int64_t i = 0; i < numel(out.shape); ++i) {
       const T* base = x.as<T>() + offset_of(kept, i);
-      double result = op == ReduceOp::sum ? 0 : -std::numeric_limits<double>::infinity();
+      constexpr double kInfinity = std::numeric_limits<double>::infinity();
+      double result = op == ReduceOp::sum ? 0 : op == ReduceOp::max ? -kInfinity : kInfinity;
       for (int64_t j = 0; j < numel(inner.shape); ++j) {
         const double value = base[offset_of(inner, j)];
         if (op == ReduceOp::sum)
           result += value;
-        else if (value > result || value != value)
+        else if ((op == ReduceOp::max ? value > result : value < result) || value != value)
           result = value;
-        if (op == ReduceOp::max && result != result) break;  // NaN wins
+        if (op != ReduceOp::sum && result != result) break;  // NaN wins
       }
       if (out.dtype == DType::f64)
         at<double>(out, i) = result;
       else
         at<float>(out, i) = static_cast<float>(result);
     }
+  });
+}
+
+/// Calls f(n) for the row-major number n of every element at position 0 of `axis`.
+template <class F>
+void for_each_line(const Array& a, int axis, F&& f) {
+  Array line = a;
+  line.shape[axis] = 1;
+  for (int64_t i = 0; i < numel(line.shape); ++i) f(i);
+}
+
+/// The memory offset of the i-th such element.
+int64_t line_offset(const Array& a, int axis, int64_t i) {
+  Array line = a;
+  line.shape[axis] = 1;
+  return offset_of(line, i);
+}
+
+void cumulative_sum(Array out, Array x, int axis) {
+  with_float(x.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    for_each_line(x, axis, [&](int64_t line) {
+      const T* in = x.as<T>() + line_offset(x, axis, line);
+      T* to = out.as<T>() + line_offset(out, axis, line);
+      double sum = 0;
+      for (int64_t i = 0; i < x.shape[axis]; ++i) {
+        sum += in[i * x.strides[axis]];
+        to[i * out.strides[axis]] = static_cast<T>(sum);
+      }
+    });
+  });
+}
+
+void argsort(Array out, Array x, int axis, bool descending) {
+  with_float(x.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const auto less = [](T a, T b) { return a < b || (b != b && a == a); };  // NaN is the largest
+    for_each_line(x, axis, [&](int64_t line) {
+      const T* in = x.as<T>() + line_offset(x, axis, line);
+      int64_t* to = out.as<int64_t>() + line_offset(out, axis, line);
+      std::vector<int64_t> order(static_cast<size_t>(x.shape[axis]));
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
+        const T a = in[i * x.strides[axis]], b = in[j * x.strides[axis]];
+        return descending ? less(b, a) : less(a, b);
+      });
+      for (size_t i = 0; i < order.size(); ++i) to[static_cast<int64_t>(i) * out.strides[axis]] = order[i];
+    });
+  });
+}
+
+void gather(Array out, Array x, Array index, int axis) {
+  const auto gather_of = [&](auto missing) {
+    using T = decltype(missing);
+    for_each_line(out, axis, [&](int64_t line) {
+      T* to = out.as<T>() + line_offset(out, axis, line);
+      const T* from = x.as<T>() + line_offset(x, axis, line);
+      const int64_t* place = index.as<int64_t>() + line_offset(index, axis, line);
+      for (int64_t i = 0; i < out.shape[axis]; ++i) {
+        const int64_t j = place[i * index.strides[axis]];
+        const bool inside = 0 <= j && j < x.shape[axis];
+        to[i * out.strides[axis]] = inside ? from[j * x.strides[axis]] : missing;
+      }
+    });
+  };
+  if (x.dtype == DType::i64) return gather_of(int64_t{-1});
+  with_float(x.dtype, [&](auto tag) { gather_of(std::numeric_limits<decltype(tag)>::quiet_NaN()); });
+}
+
+void scatter_add(Array out, Array source, Array index, int axis) {
+  with_float(out.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    for_each_line(source, axis, [&](int64_t line) {
+      T* to = out.as<T>() + line_offset(out, axis, line);
+      const T* from = source.as<T>() + line_offset(source, axis, line);
+      const int64_t* place = index.as<int64_t>() + line_offset(index, axis, line);
+      std::vector<double> sums(static_cast<size_t>(out.shape[axis]), 0.0);
+      for (int64_t i = 0; i < source.shape[axis]; ++i) {
+        const int64_t j = place[i * index.strides[axis]];
+        if (0 <= j && j < out.shape[axis]) sums[static_cast<size_t>(j)] += from[i * source.strides[axis]];
+      }
+      for (int64_t j = 0; j < out.shape[axis]; ++j)
+        to[j * out.strides[axis]] = static_cast<T>(sums[static_cast<size_t>(j)]);
+    });
   });
 }
 
@@ -513,7 +608,8 @@ void optimizer_control(OptimizerControlArgs o) {
   const double norm = std::sqrt(*o.sum_squares.as<double>());
   const bool finite = std::isfinite(norm);
   control[finite ? 0 : 1] += 1;
-  control[2] = !finite ? 0 : (o.max_norm > 0 && norm > o.max_norm ? o.max_norm / norm : 1);
+  const double limited = norm + o.clip_eps;
+  control[2] = !finite ? 0 : (o.max_norm > 0 && limited > o.max_norm ? o.max_norm / limited : 1);
   control[3] = norm;
 }
 
@@ -538,6 +634,7 @@ void adam(AdamArgs a) {
 
 constexpr Backend kReference = {
     .name = "reference",
+    .synchronous = true,
     .allocate = allocate,
     .release = release,
     .upload = upload,
@@ -548,7 +645,12 @@ constexpr Backend kReference = {
     .unary = unary,
     .unary_chain = unary_chain,
     .binary = binary,
+    .where = where,
     .reduce = reduce,
+    .cumulative_sum = cumulative_sum,
+    .argsort = argsort,
+    .gather = gather,
+    .scatter_add = scatter_add,
     .gemm = gemm,
     .conv2d_forward = conv2d_forward,
     .conv2d_backward_data = conv2d_backward_data,

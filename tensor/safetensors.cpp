@@ -92,6 +92,13 @@ class Parser {
     fail("safetensors", "{}, byte {}: {}", source_, byte, fmt::format(format, std::forward<Args>(args)...));
   }
 
+  /// JSON for an error message, of which a file may hold any amount.
+  static std::string shown(const nlohmann::json& value) {
+    constexpr size_t kShown = 100;
+    const std::string text = value.dump(-1, ' ', true);
+    return text.size() <= kShown ? text : text.substr(0, kShown) + " ...";
+  }
+
   void read_length() {
     if (bytes_.size() < kLengthBytes) {
       fail_at(bytes_.size(), "expected 8 bytes of header length, the file ends after {}; truncated?",
@@ -108,7 +115,9 @@ class Parser {
     header_ = bytes_.substr(kLengthBytes, length);
     data_ = bytes_.substr(kLengthBytes + length);
     if (header_.empty() || header_[0] != '{') {
-      fail_at(kLengthBytes, "expected '{{', the start of the JSON header; foreign file?");
+      fail_at(kLengthBytes, "expected '{{', the start of the JSON header, got {}; foreign file?",
+              header_.empty() ? "an empty header"
+                              : fmt::format("byte {}", int{static_cast<unsigned char>(header_[0])}));
     }
   }
 
@@ -122,7 +131,7 @@ class Parser {
       if (event == Event::object_start) names.emplace_back();
       if (event == Event::object_end) names.pop_back();
       if (event == Event::key && !names.back().insert(value.get<std::string>()).second) {
-        fail_at(kLengthBytes, "expected each name once in the header, got {} twice", value.dump());
+        fail_at(kLengthBytes, "expected each name once in the header, got {} twice", shown(value));
       }
       return true;
     };
@@ -137,10 +146,12 @@ class Parser {
   }
 
   std::map<std::string, std::string> read_metadata(const nlohmann::json& value) const {
-    if (!value.is_object()) fail_at(kLengthBytes, "expected __metadata__ to be an object of strings");
+    if (!value.is_object())
+      fail_at(kLengthBytes, "expected __metadata__ to be an object of strings, got {}", value.type_name());
     std::map<std::string, std::string> metadata;
     for (const auto& [key, text] : value.items()) {
-      if (!text.is_string()) fail_at(kLengthBytes, "expected __metadata__ '{}' to be a string", key);
+      if (!text.is_string())
+        fail_at(kLengthBytes, "expected __metadata__ '{}' to be a string, got {}", key, text.type_name());
       metadata.emplace(key, text.get<std::string>());
     }
     return metadata;
@@ -149,14 +160,16 @@ class Parser {
   Entry read_entry(const std::string& name, const nlohmann::json& value) const {
     if (!value.is_object() || value.size() != 3 || !value.contains("dtype") || !value.contains("shape") ||
         !value.contains("data_offsets")) {
-      fail_at(kLengthBytes, "tensor '{}': expected an object with dtype, shape and data_offsets", name);
+      fail_at(kLengthBytes, "tensor '{}': expected an object with dtype, shape and data_offsets, got {}",
+              name, shown(value));
     }
     Entry entry{name, read_type(name, value["dtype"]), {}, 0, 0};
     const size_t bytes = read_shape(name, value["shape"], entry);
     const nlohmann::json& offsets = value["data_offsets"];
     if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
         !offsets[1].is_number_unsigned()) {
-      fail_at(kLengthBytes, "tensor '{}': expected data_offsets [begin, end] >= 0", name);
+      fail_at(kLengthBytes, "tensor '{}': expected data_offsets [begin, end] >= 0, got {}", name,
+              shown(offsets));
     }
     entry.begin = offsets[0].get<size_t>();
     entry.end = offsets[1].get<size_t>();
@@ -178,13 +191,14 @@ class Parser {
       if (value.is_string() && value.get_ref<const std::string&>() == type.name) return &type;
       known += fmt::format("{}{}", known.empty() ? "" : ", ", type.name);
     }
-    fail_at(kLengthBytes, "tensor '{}': expected a dtype of {}; got {}", name, known, value.dump());
+    fail_at(kLengthBytes, "tensor '{}': expected a dtype of {}; got {}", name, known, shown(value));
   }
 
   /// Sets entry.shape and returns its size in bytes.
   size_t read_shape(const std::string& name, const nlohmann::json& value, Entry& entry) const {
     if (!value.is_array() || value.size() > kMaxRank) {
-      fail_at(kLengthBytes, "tensor '{}': expected a shape of at most {} sizes", name, kMaxRank);
+      fail_at(kLengthBytes, "tensor '{}': expected a shape of at most {} sizes, got {}", name, kMaxRank,
+              shown(value));
     }
     // The bound counts empty axes as 1: also the strides of an empty tensor must fit.
     int64_t bound = static_cast<int64_t>(entry.type->bytes), bytes = bound;
@@ -193,7 +207,7 @@ class Parser {
           size.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) / 8 ||
           __builtin_mul_overflow(bound, std::max<int64_t>(size.get<int64_t>(), 1), &bound)) {
         fail_at(kLengthBytes, "tensor '{}': expected a shape of sizes >= 0 whose product fits, got {}", name,
-                value.dump());
+                shown(value));
       }
       bytes *= size.get<int64_t>();
       entry.shape.push_back(size.get<int64_t>());
@@ -272,7 +286,7 @@ NamedTensors parse_safetensors(std::string_view bytes, const std::string& source
 
 std::string format_safetensors(const NamedTensors& content) {
   require(!content.tensors.contains(std::string(kMetadata)), "safetensors",
-          "expected no tensor named {}, which the format reserves", kMetadata);
+          "expected no tensor named {}, which the format reserves, got one", kMetadata);
   // The widest type first, as the format's own writer does it: so every tensor starts aligned.
   std::vector<std::pair<std::string, Tensor>> ordered(content.tensors.begin(), content.tensors.end());
   std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {

@@ -89,6 +89,7 @@ bool broadcasts_to(const Shape& from, const Shape& to) {
 }
 
 int normalize_axis(int axis, int rank, std::string_view where) {
+  require(rank > 0, where, "expected a tensor with axes, got a scalar and axis {}", axis);
   require(axis >= -rank && axis < rank, where, "axis {} is outside {}..{} of a tensor with {} axes", axis,
           -rank, rank - 1, rank);
   return axis < 0 ? axis + rank : axis;

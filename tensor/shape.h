@@ -29,6 +29,7 @@ class Dims {
   const int64_t* end() const { return values_ + rank_; }
   int64_t back() const { return values_[rank_ - 1]; }
 
+  /// Appends; throws Error beyond kMaxRank.
   void push_back(int64_t value);
   /// Inserts before position `at` (0..rank).
   void insert(int at, int64_t value);

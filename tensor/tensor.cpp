@@ -59,15 +59,33 @@ Tensor Tensor::view(const Shape& shape, const Strides& strides, int64_t offset) 
   return t;
 }
 
-Tensor Tensor::slice(int axis, int64_t begin, int64_t end) const {
+Tensor Tensor::slice(int axis, int64_t begin, int64_t end, int64_t step) const {
   const int a = normalize_axis(axis, rank(), "slice");
   const int64_t n = shape_[a];
   const int64_t b = begin < 0 ? begin + n : begin, e = end < 0 ? end + n : end;
   require(b >= 0 && b <= e && e <= n, "slice", "range {}..{} is outside axis {} of {}", begin, end, axis,
           str(shape_));
+  require(step >= 1, "slice", "expected a step of at least 1, got {}; reverse with flip", step);
   Shape shape = shape_;
-  shape[a] = e - b;
-  return view(shape, strides_, offset_ + b * strides_[a]);
+  Strides strides = strides_;
+  shape[a] = (e - b + step - 1) / step;
+  strides[a] *= step;
+  return view(shape, strides, offset_ + b * strides_[a]);
+}
+
+Tensor Tensor::flip(const std::vector<int>& axes) const {
+  Strides strides = strides_;
+  int64_t offset = offset_;
+  std::vector<bool> seen(static_cast<size_t>(rank()));
+  for (int axis : axes) {
+    const int a = normalize_axis(axis, rank(), "flip");
+    require(!seen[static_cast<size_t>(a)], "flip", "axis {} appears twice", axis);
+    seen[static_cast<size_t>(a)] = true;
+    if (shape_[a] <= 1) continue;  // keeps the strides of a contiguous layout
+    offset += (shape_[a] - 1) * strides_[a];
+    strides[a] = -strides_[a];
+  }
+  return view(shape_, strides, offset);
 }
 
 Tensor Tensor::permute(const std::vector<int>& order) const {
@@ -78,7 +96,7 @@ Tensor Tensor::permute(const std::vector<int>& order) const {
   std::vector<bool> seen(order.size());
   for (int i = 0; i < rank(); ++i) {
     const int from = normalize_axis(order[i], rank(), "permute");
-    require(!seen[from], "permute", "axis {} appears twice", from);
+    require(!seen[from], "permute", "expected each axis once, got axis {} twice", from);
     seen[from] = true;
     shape[i] = shape_[from];
     strides[i] = strides_[from];
@@ -117,7 +135,7 @@ Tensor Tensor::unsqueeze(int axis) const {
 
 Tensor Tensor::squeeze(int axis) const {
   const int a = normalize_axis(axis, rank(), "squeeze");
-  require(shape_[a] == 1, "squeeze", "axis {} of {} has size {}, not 1", axis, str(shape_), shape_[a]);
+  require(shape_[a] == 1, "squeeze", "expected size 1 on axis {} of {}, got {}", axis, str(shape_), shape_[a]);
   Shape shape = shape_;
   Strides strides = strides_;
   shape.erase(a);

@@ -72,8 +72,10 @@ class Tensor {
   Array array() const;
 
   // --- views: share storage, copy nothing ------------------------------------------------------------------
-  /// begin..end (exclusive) on one axis; negative indices count from the end.
-  Tensor slice(int axis, int64_t begin, int64_t end) const;
+  /// begin..end (exclusive) on one axis, every `step`-th (>= 1) element; negative indices count from the end.
+  Tensor slice(int axis, int64_t begin, int64_t end, int64_t step = 1) const;
+  /// The elements of these axes in reverse order (negative strides).
+  Tensor flip(const std::vector<int>& axes) const;
   Tensor permute(const std::vector<int>& order) const;
   Tensor transpose(int axis_a, int axis_b) const;
   /// Broadcasts to `shape` by zero strides. Throws if it does not fit.

@@ -9,6 +9,7 @@
 
 #include "autograd/ops.h"
 #include "diffusion/forward.h"
+#include "diffusion/loss.h"
 #include "diffusion/prediction.h"
 
 namespace halfstep::test {
@@ -43,6 +44,7 @@ inline Denoiser analytic_denoiser(const nlohmann::json& facts, char role, Predic
 
 inline constexpr Prediction kPredictions[] = {Prediction::x, Prediction::eps, Prediction::v,
                                               Prediction::both};
-inline constexpr DType kFloatTypes[] = {DType::f32, DType::f64};
+inline constexpr LossWeight kLossWeights[] = {LossWeight::constant, LossWeight::snr,
+                                              LossWeight::truncated_snr, LossWeight::snr_plus_1};
 
 }  // namespace halfstep::test

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "autograd/gradcheck.h"
+#include "autograd/graph.h"
 #include "autograd/ops.h"
 #include "tests/error_of.h"
 #include "tests/leaf.h"
@@ -95,6 +96,7 @@ TEST_CASE("memory in use falls to the inputs of the pieces") {
   CHECK(x.grad().value().to_vector<float>() == expected);
   CHECK(plain_kept >= 50 * bytes);
   CHECK(kept <= 6 * bytes);
+  CHECK(graph_of(checkpoint(piece, {x})).nodes[1].saved == std::vector<Shape>{{n}});
   CHECK(plain_peak >= 50 * bytes);
   CHECK(peak <= 20 * bytes);  // the inputs of five pieces, ten steps of one, and some gradients
 }

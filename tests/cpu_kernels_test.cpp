@@ -12,6 +12,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "tensor/cpu/cpu_backend.h"
@@ -290,9 +291,13 @@ TEST_CASE("conv2d: gradient of the kernel over many images") {
 /// afterwards) turns into 0.
 template <class T>
 bool same_number(T a, T b) {
-  if (a != a || b != b) return a != a && b != b;
-  constexpr T kTiny = 1000 * std::numeric_limits<T>::min();
-  return a == b || (std::abs(a) < kTiny && std::abs(b) < kTiny);
+  if constexpr (std::is_integral_v<T>) {
+    return a == b;
+  } else {
+    if (a != a || b != b) return a != a && b != b;
+    constexpr T kTiny = 1000 * std::numeric_limits<T>::min();
+    return a == b || (std::abs(a) < kTiny && std::abs(b) < kTiny);
+  }
 }
 
 /// The kernels evaluate the very formulas of the reference, without contraction: results are equal.
@@ -310,10 +315,11 @@ void check_equal(const Host<T>& output, const std::function<void(const Backend&,
   });
 }
 
-const UnaryOp kUnaryOps[] = {UnaryOp::affine, UnaryOp::exp,  UnaryOp::log,        UnaryOp::sqrt,
-                             UnaryOp::sin,    UnaryOp::cos,  UnaryOp::tanh,       UnaryOp::sigmoid,
-                             UnaryOp::silu,   UnaryOp::relu, UnaryOp::reciprocal, UnaryOp::pow,
-                             UnaryOp::clamp};
+const UnaryOp kUnaryOps[] = {UnaryOp::affine, UnaryOp::exp,       UnaryOp::log,        UnaryOp::sqrt,
+                             UnaryOp::sin,    UnaryOp::cos,       UnaryOp::tanh,       UnaryOp::sigmoid,
+                             UnaryOp::silu,   UnaryOp::relu,      UnaryOp::reciprocal, UnaryOp::pow,
+                             UnaryOp::clamp,  UnaryOp::abs,       UnaryOp::leaky_relu, UnaryOp::erf,
+                             UnaryOp::gelu,   UnaryOp::gelu_tanh, UnaryOp::softplus};
 const BinaryOp kBinaryOps[] = {BinaryOp::add,    BinaryOp::subtract, BinaryOp::multiply,
                                BinaryOp::divide, BinaryOp::maximum,  BinaryOp::minimum,
                                BinaryOp::less,   BinaryOp::equal,    BinaryOp::lerp};
@@ -484,8 +490,8 @@ void check_reduce(const Host<T>& x, const std::vector<int>& axes) {
   const Host<T> out(kept, T(99));
   check_entry<T>({out}, run_with(ReduceOp::sum, x),
                  scaled_bounds<T>({out}, run_with(ReduceOp::sum, absolute(x)), length));
-  check_equal<T>(out,
-                 [&](const Backend& b, const Host<T>& o) { b.reduce(ReduceOp::max, o.array(), x.array()); });
+  for (ReduceOp op : {ReduceOp::max, ReduceOp::min})
+    check_equal<T>(out, [&](const Backend& b, const Host<T>& o) { b.reduce(op, o.array(), x.array()); });
 }
 
 template <class T>
@@ -529,11 +535,128 @@ TEST_CASE("reduce: an f64 result of f32 numbers, and NaN") {
   });
   x.values[70000] = std::numeric_limits<float>::quiet_NaN();
   for_each_cpu([&](const Backend& backend) {
-    for (ReduceOp op : {ReduceOp::sum, ReduceOp::max}) {
+    for (ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
       Host<float> result({1});
       backend.reduce(op, result.array(), x.array());
       CHECK(std::isnan(result.values[0]));
     }
+  });
+}
+
+// --- where, and entries along one axis ---------------------------------------------------------------------
+
+template <class T>
+void where_cases() {
+  for (const Shape& shape : {Shape{}, Shape{0}, Shape{3, 5, 33}, Shape{20011}}) {
+    const Host<T> a = wide_range<T>(shape, true), b = wide_range<T>(shape, true);
+    Host<T> condition = random_host<T>(shape);
+    for (T& v : condition.values) v = v < 0 ? T(0) : v;
+    check_equal<T>(Host<T>(shape), [&](const Backend& backend, const Host<T>& o) {
+      backend.where(o.array(), condition.array(), a.array(), b.array());
+    });
+  }
+  const auto a = random_host<T>({4, 35}), b = random_host<T>({4, 35});
+  Host<T> column = random_host<T>({4, 1}), row = random_host<T>({1, 35});
+  column.values[1] = column.values[2] = row.values[3] = 0;
+  column.shape = row.shape = {4, 35}, column.strides = {1, 0}, row.strides = {0, 1};
+  for (const Host<T>& condition : {column, row}) {
+    check_equal<T>(Host<T>({4, 35}), [&](const Backend& backend, const Host<T>& o) {
+      backend.where(o.array(), condition.array(), a.array(), b.array());
+    });
+    check_equal<T>(Host<T>({35, 4}).transposed(0, 1), [&](const Backend& backend, const Host<T>& o) {
+      backend.where(o.array(), condition.array(), row.array(), b.array());
+    });
+  }
+}
+TEST_CASE("where: contiguous, broadcast, strided") {
+  where_cases<float>();
+  where_cases<double>();
+}
+
+/// x [4, 7, 65] and its transposed windows along every axis; more lines than one task takes; empty axes.
+template <class T>
+std::vector<Host<T>> line_inputs() {
+  const auto x = random_host<T>({4, 7, 65}, 1);
+  Host<T> reversed = x;
+  reversed.strides = {x.strides[0], x.strides[1], -1}, reversed.offset = 64;
+  return {x,
+          x.transposed(0, 2),
+          x.transposed(1, 2),
+          reversed,
+          random_host<T>({3, 40009}, 1),
+          random_host<T>({1300, 3}, 1),
+          Host<T>({0, 3}),
+          Host<T>({3, 0}),
+          Host<T>({1, 1}, T(2))};
+}
+
+template <class T>
+void cumulative_sum_cases() {
+  for (const Host<T>& x : line_inputs<T>())
+    for (int axis = 0; axis < x.shape.rank(); ++axis) {
+      CAPTURE(axis);
+      CAPTURE(str(x.shape));
+      const auto run_with = [axis](const Host<T>& in) {
+        return [in, axis](const Backend& b, const std::vector<Host<T>>& o) {
+          b.cumulative_sum(o[0].array(), in.array(), axis);
+        };
+      };
+      // Accumulated in double and rounded once; in f64 in the same order.
+      check_entry<T>({Host<T>(x.shape)}, run_with(x),
+                     scaled_bounds<T>({Host<T>(x.shape)}, run_with(absolute(x)), 1));
+    }
+}
+TEST_CASE("cumulative_sum along every axis") {
+  cumulative_sum_cases<float>();
+  cumulative_sum_cases<double>();
+}
+
+Host<int64_t> random_indices(const Shape& shape, int64_t low, int64_t high) {
+  Host<int64_t> index(shape);
+  for (int64_t& v : index.values) v = std::uniform_int_distribution<int64_t>(low, high)(generator);
+  return index;
+}
+
+template <class T>
+void gather_cases() {
+  for (const Host<T>& x : line_inputs<T>())
+    for (int axis = 0; axis < x.shape.rank(); ++axis) {
+      CAPTURE(axis);
+      CAPTURE(str(x.shape));
+      Shape out_shape = x.shape;
+      out_shape[axis] = 9;
+      // Some indices lie outside: -1, and one past the end.
+      const auto index = random_indices(out_shape, -1, x.shape[axis]);
+      check_equal<T>(Host<T>(out_shape), [&](const Backend& b, const Host<T>& o) {
+        b.gather(o.array(), x.array(), index.array(), axis);
+      });
+      // One index for all lines.
+      Host<int64_t> shared = random_indices({9}, 0, std::max<int64_t>(0, x.shape[axis] - 1));
+      shared.shape = out_shape, shared.strides = Dims::filled(out_shape.rank(), 0), shared.strides[axis] = 1;
+      check_equal<T>(Host<T>(out_shape), [&](const Backend& b, const Host<T>& o) {
+        b.gather(o.array(), x.array(), shared.array(), axis);
+      });
+
+      // The adjoint: x is the source.
+      Shape size = x.shape;
+      size[axis] = 5;
+      const auto target = random_indices(x.shape, -1, 5);
+      const auto run_with = [&, axis](const Host<T>& source) {
+        return [&target, source, axis](const Backend& b, const std::vector<Host<T>>& o) {
+          b.scatter_add(o[0].array(), source.array(), target.array(), axis);
+        };
+      };
+      const Host<T> out(size, T(99));  // what was there is overwritten
+      check_entry<T>({out}, run_with(x),
+                     scaled_bounds<T>({out}, run_with(absolute(x)), static_cast<double>(x.shape[axis])));
+    }
+}
+TEST_CASE("gather and scatter_add along every axis, with indices outside") {
+  gather_cases<float>();
+  gather_cases<double>();
+  const auto x = random_indices({3, 4}, 0, 100), index = random_indices({3, 2}, -1, 4);
+  check_equal<int64_t>(Host<int64_t>({3, 2}), [&](const Backend& b, const Host<int64_t>& o) {
+    b.gather(o.array(), x.array(), index.array(), 1);
   });
 }
 

@@ -1,4 +1,4 @@
-// diffusion/distill.h
+// diffusion/distill.h. The official code's numbers: tests/golden_runner/jax_loss.cpp.
 #include "diffusion/distill.h"
 
 #include <doctest/doctest.h>
@@ -10,8 +10,6 @@
 #include "diffusion/train_step.h"
 #include "tensor/error.h"
 #include "tests/analytic_network.h"
-#include "tests/golden_case.h"
-#include "tests/golden_losses.h"
 
 using namespace halfstep;
 using namespace halfstep::test;
@@ -19,59 +17,6 @@ using namespace halfstep::test;
 namespace {
 
 const CosineSchedule kSchedule;
-
-std::vector<int64_t> integers(const std::vector<double>& values) {
-  return std::vector<int64_t>(values.begin(), values.end());
-}
-
-void check_golden(const std::string& name) {
-  const GoldenCase golden(name);
-  const int64_t num_steps = golden.facts.at("config").at("num_steps");
-  const std::vector<int64_t> i = integers(golden.values("in/i_given"));
-  std::vector<double> time_m, time_s, ratio;
-  for (const int64_t index : i) {
-    time_m.push_back((static_cast<double>(index) + 0.5) / static_cast<double>(num_steps));
-    time_s.push_back(static_cast<double>(index) / static_cast<double>(num_steps));
-  }
-  for (const DType dtype : kFloatTypes) {
-    GoldenChecks check(golden, dtype);
-    const auto check_scalars = [&](const std::string& output, const std::vector<double>& values) {
-      check(output, per_example(values, 1, {dtype}));
-    };
-    const std::vector<double> t = step_times(i, num_steps), logsnr_t = kSchedule.logsnr(t);
-    const Tensor z = diffuse(golden.tensor("in/x", dtype), golden.tensor("in/eps", dtype), logsnr_t);
-    check("z", z);
-    check_scalars("u", t);
-    check_scalars("u_mid", time_m);
-    check_scalars("u_s", time_s);
-    for (const Prediction kind : kPredictions) {
-      const std::string prefix = std::string(name_of(kind)) + "/";
-      const Denoiser teacher = analytic_denoiser(golden.facts, 'T', kind);
-      const DistillationTarget d = distillation_target(teacher, z, i, num_steps, kSchedule, {});
-      if (kind == Prediction::x) {
-        check_scalars("logsnr", d.logsnr_t);
-        check_scalars("logsnr_mid", d.logsnr_m);
-        check_scalars("logsnr_s", d.logsnr_s);
-        check_scalars("a_mid", alpha(d.logsnr_m));
-        check_scalars("stdv_mid", sigma(d.logsnr_m));
-        check_scalars("a_s", alpha(d.logsnr_s));
-        check_scalars("stdv_s", sigma(d.logsnr_s));
-        check_scalars("a_t", alpha(d.logsnr_t));
-        std::vector<double> fraction;
-        for (size_t k = 0; k < i.size(); ++k) fraction.push_back(sigma(d.logsnr_s[k]) / sigma(d.logsnr_t[k]));
-        check_scalars("stdv_frac", fraction);
-      }
-      check(prefix + "teacher_start/model_x", d.teacher_t.x);
-      check(prefix + "teacher_start/model_eps", d.teacher_t.eps);
-      check(prefix + "z_mid", d.z_m);
-      check(prefix + "teacher_mid/model_x", d.teacher_m.x);
-      check(prefix + "teacher_mid/model_eps", d.teacher_m.eps);
-      check(prefix + "z_teacher", d.z_s);
-      check_losses(check, kind, d.target, z, logsnr_t);
-    }
-    CHECK(check.count() == golden.facts.at("outputs").size());
-  }
-}
 
 const Coefficients kTeacher{0.7, 0.1, 3.0, 0.05, 0.3};
 const Coefficients kOther{0.4, -0.2, 2.0, 0.03, 0.2};
@@ -125,19 +70,6 @@ std::vector<int64_t> powers_of_two(int64_t last) {
 }
 
 }  // namespace
-
-TEST_CASE("distillation: the official code's numbers, 1 step (golden 04c)") {
-  check_golden("jax/04c_distill_N1");
-}
-TEST_CASE("distillation: the official code's numbers, 2 steps (golden 04c)") {
-  check_golden("jax/04c_distill_N2");
-}
-TEST_CASE("distillation: the official code's numbers, 4 steps (golden 04c)") {
-  check_golden("jax/04c_distill_N4");
-}
-TEST_CASE("distillation: the official code's numbers, 1024 steps (golden 04c)") {
-  check_golden("jax/04c_distill_N1024");
-}
 
 TEST_CASE("distillation target: the stable form is the paper's, in f64 for 1 to 8192 steps") {
   for (const Prediction kind : kPredictions) {

@@ -1,12 +1,11 @@
-// Reads one golden case: a folder under tests/golden with case.json and tensors.safetensors (see the
-// PROVENANCE.md beside the cases). Files hold f32; a test chooses the dtype that it computes in.
+// One golden case: a folder with case.json (what was run, with what tolerance) and tensors.safetensors
+// (inputs and results). docs/golden.md describes the two and who made them.
 #pragma once
 
-#include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,49 +14,60 @@
 
 namespace halfstep::test {
 
+/// A case of tests/golden, such as "jax/02a_unet_small".
+inline std::filesystem::path golden_folder(const std::string& name) {
+  return std::filesystem::path(HALFSTEP_TESTS_DIR) / "golden" / name;
+}
+
+/// Knows which of its tensors were asked for, so that a test can tell that it left none out.
 class GoldenCase {
  public:
-  /// `name`: path below tests/golden, such as "jax/02a_unet_small".
-  explicit GoldenCase(const std::string& name) {
-    const auto folder = std::filesystem::path(HALFSTEP_TESTS_DIR) / "golden" / name;
-    std::ifstream file(folder / "case.json");
-    require(file.good(), "golden", "expected {}/case.json; is the checkout complete?", folder.string());
-    facts = nlohmann::json::parse(file);
-    content = read_safetensors((folder / "tensors.safetensors").string());
-  }
-
-  Tensor tensor(const std::string& name, DType dtype) const { return content.at(name).to(dtype); }
-  std::vector<double> values(const std::string& name) const {
-    return tensor(name, DType::f64).to_vector<double>();
-  }
-
-  /// Largest |actual - ref64/name| in units of the case's tolerance (`atol_per_row` over the leading index
-  /// where it is given, else `atol`): a check passes at <= 1. Infinite where actual is NaN.
-  double error(const std::string& name, const Tensor& actual) const {
-    const auto& output = facts.at("outputs").at(name);
-    if (output.contains("atol_per_row"))
-      return error("ref64/" + name, actual, output.at("atol_per_row").get<std::vector<double>>());
-    return error("ref64/" + name, actual, {output.at("atol").get<double>()});
-  }
-
-  /// The same for any tensor of the file, with one tolerance per equal share of the elements.
-  double error(const std::string& tensor_name, const Tensor& actual,
-               const std::vector<double>& tolerances) const {
-    const std::vector<double> expected = values(tensor_name), got = actual.to_vector<double>();
-    require(expected.size() == got.size(), "golden", "{}: expected {} elements, got {}", tensor_name,
-            expected.size(), got.size());
-    double worst = 0;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      if (got[i] == expected[i]) continue;  // also where the tolerance is 0
-      const double ratio =
-          std::abs(got[i] - expected[i]) / tolerances[i * tolerances.size() / expected.size()];
-      if (!(ratio <= worst)) worst = std::isnan(ratio) ? std::numeric_limits<double>::infinity() : ratio;
+  /// Throws Error where a file is missing or cannot be read, or where case.json is not an object.
+  explicit GoldenCase(const std::filesystem::path& folder) {
+    const std::filesystem::path json = folder / "case.json";
+    std::ifstream file(json);
+    require(file.good(), "golden", "expected a file {}", json.string());
+    try {
+      facts = nlohmann::json::parse(file);
+    } catch (const nlohmann::json::exception& e) {
+      fail("golden", "{}: {}", json.string(), e.what());
     }
-    return worst;
+    require(facts.is_object(), "golden", "{}: expected an object", json.string());
+    content_ = read_safetensors((folder / "tensors.safetensors").string());
   }
+
+  bool has(const std::string& name) const { return content_.tensors.contains(name); }
+  const std::map<std::string, Tensor>& tensors() const { return content_.tensors; }
+
+  /// As it is in the file: f32, f64 or i64, on the CPU. Counts as read.
+  const Tensor& raw(const std::string& name) const {
+    const auto found = content_.tensors.find(name);
+    require(found != content_.tensors.end(), "golden",
+            "tensors.safetensors has no tensor '{}', which is needed", name);
+    read_.insert(name);
+    return found->second;
+  }
+  Tensor tensor(const std::string& name, TensorOptions options) const {
+    return raw(name).to(options.dtype).to(*options.device);
+  }
+  std::vector<double> values(const std::string& name) const {
+    return raw(name).to(DType::f64).to_vector<double>();
+  }
+
+  /// Names in the order of the alphabet.
+  std::vector<std::string> unread() const {
+    std::vector<std::string> names;
+    for (const auto& entry : content_.tensors)
+      if (!read_.contains(entry.first)) names.push_back(entry.first);
+    return names;
+  }
+  void forget_reads() { read_.clear(); }
 
   nlohmann::json facts;  ///< case.json
-  NamedTensors content;  ///< tensors.safetensors
+
+ private:
+  NamedTensors content_;
+  mutable std::set<std::string> read_;
 };
 
 }  // namespace halfstep::test

@@ -1,4 +1,4 @@
-// diffusion/loss.h and diffusion/train_step.h
+// diffusion/loss.h and diffusion/train_step.h. The official code's numbers: tests/golden_runner/jax_loss.cpp.
 #include "diffusion/loss.h"
 
 #include <doctest/doctest.h>
@@ -11,28 +11,9 @@
 #include "diffusion/train_step.h"
 #include "tensor/error.h"
 #include "tests/analytic_network.h"
-#include "tests/golden_case.h"
-#include "tests/golden_losses.h"
 
 using namespace halfstep;
 using namespace halfstep::test;
-
-TEST_CASE("losses: the official code's numbers in continuous time (golden 04a)") {
-  const GoldenCase golden("jax/04a_loss_continuous");
-  const std::vector<double> t = golden.values("in/u_given");
-  const std::vector<double> logsnr = CosineSchedule{}.logsnr(t);
-  for (const DType dtype : kFloatTypes) {
-    GoldenChecks check(golden, dtype);
-    const Tensor x = golden.tensor("in/x", dtype), eps = golden.tensor("in/eps", dtype);
-    const Tensor z = diffuse(x, eps, logsnr);
-    check("u", per_example(t, 1, {dtype}));
-    check("logsnr", per_example(logsnr, 1, {dtype}));
-    check("z", z);
-    for (const Prediction kind : kPredictions)
-      check_losses(check, kind, data_target(x, eps, logsnr), z, logsnr);
-    CHECK(check.count() == golden.facts.at("outputs").size());
-  }
-}
 
 namespace {
 

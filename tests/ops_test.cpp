@@ -5,10 +5,10 @@
 #include <cmath>
 #include <limits>
 
+#include "autograd/cases/op_cases.h"
 #include "autograd/composed.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops.h"
-#include "autograd/cases/op_cases.h"
 #include "tests/unreadable_backend.h"
 
 using namespace halfstep;
@@ -149,10 +149,14 @@ TEST_CASE("extreme arguments: no NaN from overflow, NaN is passed on") {
     }
 }
 
-TEST_CASE("clamp passes the gradient at its bounds; relu has none at 0; maximum shares ties") {
+TEST_CASE("clamp has no gradient at its bounds, relu none at 0; maximum shares ties") {
   const TensorOptions f64{DType::f64, &cpu_device()};
   const Variable x(Tensor::from(std::vector<double>{-1, 0, 1, 1.5}, {4}, f64), true);
-  CHECK(grad(sum(clamp(x, -1, 1)), {x})[0].value().to_vector<double>() == std::vector<double>{1, 1, 1, 0});
+  CHECK(grad(sum(clamp(x, -1, 1)), {x})[0].value().to_vector<double>() == std::vector<double>{0, 1, 0, 0});
+  CHECK(clamp(x, -1, 1).value().to_vector<double>() == std::vector<double>{-1, 0, 1, 1});
+  const double inf = std::numeric_limits<double>::infinity();
+  const Variable ends(Tensor::from(std::vector<double>{-inf, 3, inf}, {3}, f64));
+  CHECK(clamp(ends, -inf, inf).value().to_vector<double>() == std::vector<double>{-inf, 3, inf});
   CHECK(grad(sum(relu(x)), {x})[0].value().to_vector<double>() == std::vector<double>{0, 0, 1, 1});
   const auto g = grad(sum(maximum(x, Variable(Tensor::zeros({4}, f64)))), {x})[0].value().to_vector<double>();
   CHECK(g == std::vector<double>{0, 0.5, 1, 1});

@@ -1,4 +1,4 @@
-// diffusion/prediction.h
+// diffusion/prediction.h. The official code's numbers: tests/golden_runner/jax_prediction.cpp.
 #include "diffusion/prediction.h"
 
 #include <doctest/doctest.h>
@@ -7,41 +7,9 @@
 #include "diffusion/train_step.h"
 #include "tensor/error.h"
 #include "tests/analytic_network.h"
-#include "tests/golden_case.h"
 
 using namespace halfstep;
 using namespace halfstep::test;
-
-TEST_CASE("predictions: the official code's numbers (golden 03)") {
-  const GoldenCase golden("jax/03_model_predictions");
-  const std::vector<double> logsnr = golden.values("in/logsnr");
-  for (const DType dtype : kFloatTypes) {
-    size_t checked = 0;
-    const auto check = [&](const std::string& name, const Variable& value) {
-      INFO(name, " ", name_of(dtype));
-      CHECK(golden.error(name, value.value()) <= 1);
-      ++checked;
-    };
-    const Variable z(golden.tensor("in/z", dtype)), w(golden.tensor("in/w", dtype));
-    for (const Prediction kind : kPredictions) {
-      const std::string name(name_of(kind));
-      const Denoiser denoiser = analytic_denoiser(golden.facts, 'T', kind);
-      check(name + "/model_output", denoiser.network(z, logsnr, {}));
-      for (const bool clip : {false, true}) {
-        const Predictions p = denoiser(z, logsnr, {}, clip);
-        const std::string prefix = name + (clip ? "/clip1/" : "/clip0/");
-        check(prefix + "model_x", p.x);
-        check(prefix + "model_eps", p.eps);
-        check(prefix + "model_v", p.v);
-      }
-    }
-    check("prim/x_from_eps", predictions(Prediction::eps, w, z, logsnr, false).x);
-    check("prim/eps_from_x", predictions_of_x(w, z, logsnr).eps);
-    check("prim/x_from_v", predictions(Prediction::v, w, z, logsnr, false).x);
-    check("prim/v_from_x_and_eps", data_target(z.value(), w.value(), logsnr).v);
-    CHECK(checked == golden.facts.at("outputs").size());
-  }
-}
 
 namespace {
 

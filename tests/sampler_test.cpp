@@ -1,4 +1,4 @@
-// diffusion/sampler.h
+// diffusion/sampler.h. The official code's trajectories: tests/golden_runner/jax_sampler.cpp.
 #include "diffusion/sampler.h"
 
 #include <doctest/doctest.h>
@@ -6,57 +6,11 @@
 #include "diffusion/forward.h"
 #include "tensor/error.h"
 #include "tests/analytic_network.h"
-#include "tests/golden_case.h"
 
 using namespace halfstep;
 using namespace halfstep::test;
 
 namespace {
-
-/// "v/fixed_small/clip1/N16/traj" -> its parts.
-std::vector<std::string> split(const std::string& name) {
-  std::vector<std::string> parts(1);
-  for (const char c : name) {
-    if (c == '/') {
-      parts.emplace_back();
-    } else {
-      parts.back() += c;
-    }
-  }
-  return parts;
-}
-
-/// Repeats every run of a golden case: names are
-/// <kind>/[<variance>/]clip<0|1>/N<steps>/<traj|sample_loop_final>.
-void check_golden(const std::string& case_name, SamplerKind kind) {
-  const GoldenCase golden(case_name);
-  for (const DType dtype : kFloatTypes) {
-    const Tensor noise = golden.tensor("in/init_z", dtype);
-    for (const auto& output : golden.facts.at("outputs").items()) {
-      const std::string name = output.key();
-      INFO(name, " ", name_of(dtype));
-      std::vector<std::string> parts = split(name);
-      SamplerOptions options;
-      options.kind = kind;
-      if (kind == SamplerKind::ancestral) {
-        const std::string variance = parts.at(1);
-        options.variance =
-            ancestral_variance_by_name(variance.starts_with("fixed_medium:") ? variance.substr(6) : variance);
-        parts.erase(parts.begin() + 1);
-      }
-      REQUIRE(parts.size() == 4);
-      options.clip = parts[1] == "clip1";
-      options.num_steps = std::stoll(parts[2].substr(1));
-      if (kind == SamplerKind::ancestral) {
-        options.step_noise = golden.tensor("in/noise", dtype).slice(0, 0, options.num_steps);
-      }
-      const Denoiser denoiser = analytic_denoiser(golden.facts, 'T', prediction_by_name(parts[0]));
-      Trajectory trajectory;
-      const Tensor samples = sample(denoiser, noise, {}, options, &trajectory);
-      CHECK(golden.error(name, parts[3] == "traj" ? trajectory.z : samples) <= 1);
-    }
-  }
-}
 
 const Coefficients kSmooth{0.7, 0.1, 3.0, 0.05, 0.3};
 
@@ -83,13 +37,6 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 Tensor step_of(const Tensor& trajectory, int64_t n) { return trajectory.slice(0, n, n + 1).squeeze(0); }
 
 }  // namespace
-
-TEST_CASE("DDIM: the official code's numbers (golden 05a)") {
-  check_golden("jax/05a_ddim", SamplerKind::ddim);
-}
-TEST_CASE("ancestral: the official code's numbers (golden 05b)") {
-  check_golden("jax/05b_noisy", SamplerKind::ancestral);
-}
 
 TEST_CASE("DDIM: with a denoiser that knows x, every z is on the line from the first noise to x") {
   const Tensor noise = initial_noise({2, 2, 2, 1}, 1, 0, {DType::f64});

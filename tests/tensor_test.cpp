@@ -152,7 +152,7 @@ TEST_CASE("misuse is answered with [op] what was expected, what came, a hint") {
       {[&] {
          m43.permute({0, 0});
        },
-       "[permute] axis 0 appears twice"},
+       "[permute] expected each axis once, got axis 0 twice"},
       {[&] { m43.item(); }, "[item] expected one element, got shape (4, 3)"},
       {[&] { Tensor().clone(); }, "[tensor] expected a tensor, got an undefined one (default-constructed)"},
       {[&] {

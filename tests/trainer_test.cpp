@@ -91,7 +91,8 @@ TEST_CASE("errors in configurations name the key and a way out") {
   CHECK(error(R"({"model": {"chanels": 3}})") ==
         "[config] my.json, section 'model': unknown key 'chanels'; did you mean 'channels'?");
   CHECK(error(R"({"trian": {}})") == "[config] my.json: unknown key 'trian'; did you mean 'train'?");
-  CHECK(contains(error(R"({"train": {"batch_size": "many"}})"), "'batch_size' has the wrong type: \"many\""));
+  CHECK(contains(error(R"({"train": {"batch_size": "many"}})"),
+                 "expected a number as the value of 'batch_size', got \"many\""));
   CHECK(contains(error(R"({"train": {"loss": "l2"}})"), "'loss'"));
   CHECK(contains(error(R"({"train": {"batch_size": 0}})"), "expected batch_size >= 1, got 0"));
   CHECK(contains(error(R"({"train": {"ema_decay": 1}})"), "expected ema_decay < 1"));

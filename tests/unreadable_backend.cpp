@@ -77,6 +77,7 @@ struct Queued<Entry> {
 Backend make_backend() {
   Backend b{};
   b.name = "unreadable";
+  b.synchronous = false;
   b.allocate = allocate;
   b.release = release;
   b.upload = upload;
@@ -87,7 +88,12 @@ Backend make_backend() {
   b.unary = Queued<&Backend::unary>::call;
   b.unary_chain = Queued<&Backend::unary_chain>::call;
   b.binary = Queued<&Backend::binary>::call;
+  b.where = Queued<&Backend::where>::call;
   b.reduce = Queued<&Backend::reduce>::call;
+  b.cumulative_sum = Queued<&Backend::cumulative_sum>::call;
+  b.argsort = Queued<&Backend::argsort>::call;
+  b.gather = Queued<&Backend::gather>::call;
+  b.scatter_add = Queued<&Backend::scatter_add>::call;
   b.gemm = Queued<&Backend::gemm>::call;
   b.conv2d_forward = Queued<&Backend::conv2d_forward>::call;
   b.conv2d_backward_data = Queued<&Backend::conv2d_backward_data>::call;

@@ -10,6 +10,7 @@
 #include <charconv>
 #include <chrono>
 #include <numeric>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -85,33 +86,18 @@ struct Classifier {
   }
 };
 
-/// Cross entropy, the mean of -log softmax(logits)[label]: how surprised the network is by the right answers.
-Variable surprise(const Variable& logits, const Tensor& label) {
-  std::vector<double> one_hot(static_cast<size_t>(logits.numel()), 0.0);
-  const std::vector<int64_t> labels = label.to_vector<int64_t>();
-  for (size_t k = 0; k < labels.size(); ++k)
-    one_hot[k * static_cast<size_t>(logits.size(1)) + static_cast<size_t>(labels[k])] = 1;
-  // Shifting all logits of a row changes nothing but keeps exp from overflowing; the shift is a constant.
-  const Variable shifted = logits - Variable(max(logits.value(), {1}, true));
-  const Variable chosen = shifted * Variable(Tensor::from(one_hot, logits.shape(), logits.options()));
-  return mean(log(sum(exp(shifted), {1})) - sum(chosen, {1}));
-}
-
 /// Percent of the pictures whose largest logit is that of their label.
 double accuracy(const Classifier& classifier, const Dataset& data) {
   const NoGrad guard;
-  std::vector<int64_t> all(static_cast<size_t>(data.count));
-  std::iota(all.begin(), all.end(), 0);
+  std::vector<int64_t> indices(static_cast<size_t>(data.count));
+  std::iota(indices.begin(), indices.end(), 0);
   int64_t right = 0;
-  for (int64_t begin = 0; begin < data.count; begin += 500) {
-    const auto part = std::span(all).subspan(static_cast<size_t>(begin),
-                                             static_cast<size_t>(std::min<int64_t>(500, data.count - begin)));
-    const auto logits = classifier(Variable(images_at(data, part))).value().to_vector<float>();
-    for (size_t k = 0; k < part.size(); ++k) {
-      const auto row = logits.begin() + static_cast<int64_t>(k) * data.num_classes;
-      const auto best = std::max_element(row, row + data.num_classes) - row;
-      right += best == data.labels[static_cast<size_t>(part[k])];
-    }
+  for (std::span<const int64_t> left = indices; !left.empty();) {
+    const auto part = left.first(std::min<size_t>(500, left.size()));
+    left = left.subspan(part.size());
+    const Tensor guess = argmax(classifier(Variable(images_at(data, part))).value(), -1);
+    const auto guesses = guess.to_vector<int64_t>(), truth = labels_at(data, part).to_vector<int64_t>();
+    for (size_t k = 0; k < truth.size(); ++k) right += guesses[k] == truth[k];
   }
   return 100.0 * static_cast<double>(right) / static_cast<double>(data.count);
 }
@@ -130,7 +116,7 @@ int run(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   for (int64_t update = 0; update < options.updates; ++update) {
     const Batch batch = batches.batch(update);
-    const Variable loss = surprise(classifier(Variable(batch.x)), batch.label);
+    const Variable loss = cross_entropy(classifier(Variable(batch.x)), batch.label);
     adam.zero_grad();
     loss.backward();
     adam.step(learning_rate(update));

@@ -30,6 +30,14 @@ std::vector<OpCase> elementwise_cases() {
       unary_case("silu", silu, -4, 4),
       unary_case("relu positive", relu, 0.1, 2),
       unary_case("relu negative", relu, -2, -0.1),
+      {"leaky_relu positive", [](const In& in) { return leaky_relu(in[0], 0.2); }, {{3, 5}}, 0.1, 2},
+      {"leaky_relu negative", [](const In& in) { return leaky_relu(in[0], 0.2); }, {{3, 5}}, -2, -0.1},
+      unary_case("gelu", gelu, -3, 3),
+      unary_case("gelu_tanh", gelu_tanh, -3, 3),
+      unary_case("softplus", softplus, -4, 4),
+      unary_case("erf", erf, -2, 2),
+      unary_case("abs positive", abs, 0.1, 2),
+      unary_case("abs negative", abs, -2, -0.1),
       unary_case("reciprocal", reciprocal, 0.3, 2),
       unary_case("square", square, -2, 2),
       {"pow 1.5", [](const In& in) { return pow(in[0], 1.5); }, {{4, 3}}, 0.2, 2},
@@ -49,6 +57,19 @@ std::vector<OpCase> elementwise_cases() {
       binary_case("divide", divide, {4}, {3, 4}),
       binary_case("maximum", maximum, {5, 4}, {4}),
       binary_case("minimum", minimum, {5, 4}, {5, 1}),
+      {"where",
+       [](const In& in) {
+         const Tensor condition =
+             Tensor::from(std::vector<double>{1, 0, 0, -2, 0, 1}, {2, 3}, in[0].options());
+         return where(condition, in[0], in[1]);
+       },
+       {{2, 3}, {2, 3}}},
+      {"where broadcast",
+       [](const In& in) {
+         const Tensor condition = Tensor::from(std::vector<double>{1, 0, 1}, {3}, in[0].options());
+         return where(condition, in[0], in[1]);
+       },
+       {{4, 1}, {1, 3}}},
       {"dropout",
        [](const In& in) {
          return dropout(in[0], 0.4, {7, 3});

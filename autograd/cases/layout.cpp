@@ -48,6 +48,35 @@ std::vector<OpCase> layout_cases() {
       {"slices that overlap",
        [](const In& in) { return multiply(slice(in[0], 0, 0, 4), slice(in[0], 0, 2, 6)); },
        {{6, 2}}},
+      {"slice with step", [](const In& in) { return slice(in[0], 0, 1, 7, 3); }, {{8, 2}}},
+      {"flip",
+       [](const In& in) {
+         return flip(in[0], {0, -1});
+       },
+       {{3, 2, 4}}},
+      {"flip then multiply", [](const In& in) { return multiply(flip(in[0], {1}), in[0]); }, {{3, 4}}},
+      {"unsqueeze and squeeze", [](const In& in) { return squeeze(unsqueeze(in[0], 1), -1); }, {{3, 1}}},
+      {"stack axis 0",
+       [](const In& in) {
+         return stack({in[0], in[1]}, 0);
+       },
+       {{2, 3}, {2, 3}}},
+      {"stack axis -1",
+       [](const In& in) {
+         return stack({in[0], in[1], in[0]}, -1);
+       },
+       {{2, 3}, {2, 3}}},
+      {"split",
+       [](const In& in) {
+         const std::vector<Variable> parts = split(in[0], {2, 3, 1}, 1);
+         return multiply(parts[0], parts[2]) + sum(parts[1]);
+       },
+       {{2, 6}}},
+      {"pad",
+       [](const In& in) {
+         return pad(in[0], {1, 0, 2}, {0, 3, 1}, 0.5);
+       },
+       {{2, 3, 2}}},
   };
 }
 

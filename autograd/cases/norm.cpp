@@ -13,6 +13,18 @@ OpCase group_norm_case(std::string name, Shape x, Shape gain, int groups, Activa
           {x, gain, gain}};
 }
 
+OpCase cross_entropy_case(std::string name, Reduction reduction) {
+  return {"cross_entropy " + name,
+          [reduction](const In& in) {
+            const Tensor labels = Tensor::from(std::vector<int64_t>{4, 0, 2, 2, 1, 3}, {2, 3},
+                                               {DType::i64, &in[0].value().device()});
+            return cross_entropy(in[0], labels, reduction);
+          },
+          {{2, 3, 5}},
+          -3,
+          3};
+}
+
 OpCase attention_case(std::string name, Shape q, Shape kv) {
   return {"attention " + name, [](const In& in) { return attention(in[0], in[1], in[2]); }, {q, kv, kv}};
 }
@@ -21,6 +33,12 @@ OpCase attention_case(std::string name, Shape q, Shape kv) {
 std::vector<OpCase> norm_cases() {
   return {
       {"softmax", [](const In& in) { return softmax(in[0]); }, {{3, 5}}, -3, 3},
+      {"softmax axis 0", [](const In& in) { return softmax(in[0], 0); }, {{3, 5}}, -3, 3},
+      {"log_softmax", [](const In& in) { return log_softmax(in[0]); }, {{3, 5}}, -3, 3},
+      {"log_softmax axis 1", [](const In& in) { return log_softmax(in[0], 1); }, {{2, 3, 4}}, -3, 3},
+      cross_entropy_case("mean", Reduction::mean),
+      cross_entropy_case("sum", Reduction::sum),
+      cross_entropy_case("none", Reduction::none),
       group_norm_case("", {2, 3, 2, 6}, {6}, 3, Activation::none),
       group_norm_case("silu", {2, 3, 3, 4}, {4}, 2, Activation::silu),
       group_norm_case("silu per example (FiLM)", {3, 2, 2, 4}, {3, 4}, 2, Activation::silu),

@@ -12,12 +12,13 @@ std::vector<OpCase> linear_cases();
 std::vector<OpCase> conv2d_cases();
 std::vector<OpCase> image_cases();
 std::vector<OpCase> norm_cases();
+std::vector<OpCase> indexing_cases();
 
 const std::vector<OpCase>& op_cases() {
   static const std::vector<OpCase> all = [] {
     std::vector<OpCase> joined;
     for (const auto& family : {elementwise_cases(), reduce_cases(), layout_cases(), linear_cases(),
-                               conv2d_cases(), image_cases(), norm_cases()})
+                               conv2d_cases(), image_cases(), norm_cases(), indexing_cases()})
       joined.insert(joined.end(), family.begin(), family.end());
     return joined;
   }();

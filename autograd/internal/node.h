@@ -98,6 +98,7 @@ struct ThreadState {
   const AnomalyOptions* anomaly = nullptr;
   std::shared_ptr<const std::string> scope;
   UseWatch* watch = nullptr;
+  std::vector<Shape>* census = nullptr;  ///< where copies of saved tensors note their shapes
 };
 ThreadState& thread_state();
 

@@ -47,6 +47,14 @@ Variable tanh(const Variable& x) { return unary({.op = UnaryOp::tanh}, x); }
 Variable sigmoid(const Variable& x) { return unary({.op = UnaryOp::sigmoid}, x); }
 Variable silu(const Variable& x) { return unary({.op = UnaryOp::silu}, x); }
 Variable relu(const Variable& x) { return unary({.op = UnaryOp::relu}, x); }
+Variable leaky_relu(const Variable& x, double slope) {
+  return unary({.op = UnaryOp::leaky_relu, .p0 = slope}, x);
+}
+Variable gelu(const Variable& x) { return unary({.op = UnaryOp::gelu}, x); }
+Variable gelu_tanh(const Variable& x) { return unary({.op = UnaryOp::gelu_tanh}, x); }
+Variable softplus(const Variable& x) { return unary({.op = UnaryOp::softplus}, x); }
+Variable erf(const Variable& x) { return unary({.op = UnaryOp::erf}, x); }
+Variable abs(const Variable& x) { return unary({.op = UnaryOp::abs}, x); }
 Variable reciprocal(const Variable& x) { return unary({.op = UnaryOp::reciprocal}, x); }
 Variable pow(const Variable& x, double exponent) { return unary({.op = UnaryOp::pow, .p0 = exponent}, x); }
 Variable square(const Variable& x) { return multiply(x, x); }
@@ -112,6 +120,14 @@ Variable extremum(BinaryOp op, const Variable& a, const Variable& b) {
 
 Variable maximum(const Variable& a, const Variable& b) { return extremum(BinaryOp::maximum, a, b); }
 Variable minimum(const Variable& a, const Variable& b) { return extremum(BinaryOp::minimum, a, b); }
+
+Variable where(const Tensor& condition, const Variable& a, const Variable& b) {
+  return record("where", where(condition, a.value(), b.value()), {a, b},
+                [condition = SavedTensor(condition)](const Variable& g) -> std::vector<Variable> {
+                  const Variable zero(Tensor::scalar(0, g.options()));
+                  return {where(condition.get(), g, zero), where(condition.get(), zero, g)};
+                });
+}
 
 Variable dropout(const Variable& x, double p, RandomKey key) {
   // The mask is not kept: the same place in the random sequence gives it again.

@@ -38,25 +38,48 @@ Variable sum_to(const Variable& x, const Shape& shape) {
 }
 
 namespace {
-/// Zeros of size `size` on `axis`, with x at `begin`: the adjoint of slice.
-Variable place(const Variable& x, int axis, int64_t begin, int64_t size) {
+/// Zeros of size `size` on `axis`, with x at begin, begin + step, ...: the adjoint of slice.
+Variable place(const Variable& x, int axis, int64_t begin, int64_t size, int64_t step) {
   Shape shape = x.shape();
   shape[axis] = size;
+  const int64_t end = x.shape()[axis] ? begin + (x.shape()[axis] - 1) * step + 1 : begin;
   const Tensor out = Tensor::zeros(shape, x.options());
-  out.slice(axis, begin, begin + x.shape()[axis]).copy_(x.value());
-  return record("place", out, {x},
-                [axis, begin, length = x.shape()[axis]](const Variable& g) -> std::vector<Variable> {
-                  return {slice(g, axis, begin, begin + length)};
-                });
+  out.slice(axis, begin, end, step).copy_(x.value());
+  return record("place", out, {x}, [axis, begin, end, step](const Variable& g) -> std::vector<Variable> {
+    return {slice(g, axis, begin, end, step)};
+  });
 }
 }  // namespace
 
-Variable slice(const Variable& x, int axis, int64_t begin, int64_t end) {
+Variable slice(const Variable& x, int axis, int64_t begin, int64_t end, int64_t step) {
+  const Tensor out = x.value().slice(axis, begin, end, step);
   const int a = normalize_axis(axis, x.rank(), "slice");
   const int64_t size = x.shape()[a], first = begin < 0 ? begin + size : begin;
-  return record(
-      "slice", x.value().slice(axis, begin, end), {x},
-      [a, first, size](const Variable& g) -> std::vector<Variable> { return {place(g, a, first, size)}; });
+  return record("slice", out, {x}, [a, first, size, step](const Variable& g) -> std::vector<Variable> {
+    return {place(g, a, first, size, step)};
+  });
+}
+
+Variable flip(const Variable& x, const std::vector<int>& axes) {
+  return record("flip", x.value().flip(axes), {x},
+                [axes](const Variable& g) -> std::vector<Variable> { return {flip(g, axes)}; });
+}
+
+Variable unsqueeze(const Variable& x, int axis) { return reshape(x, x.value().unsqueeze(axis).shape()); }
+Variable squeeze(const Variable& x, int axis) { return reshape(x, x.value().squeeze(axis).shape()); }
+
+Variable pad(const Variable& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
+             double value) {
+  return record("pad", pad(x.value(), before, after, value), {x},
+                [before, from = x.shape()](const Variable& g) -> std::vector<Variable> {
+                  Variable inside = g;
+                  for (int axis = 0; axis < from.rank(); ++axis) {
+                    const int64_t lead = before[static_cast<size_t>(axis)];
+                    if (inside.size(axis) != from[axis])
+                      inside = slice(inside, axis, lead, lead + from[axis]);
+                  }
+                  return {inside};
+                });
 }
 
 Variable concat(const std::vector<Variable>& parts, int axis) {
@@ -75,6 +98,35 @@ Variable concat(const std::vector<Variable>& parts, int axis) {
     }
     return gradients;
   });
+}
+
+Variable stack(const std::vector<Variable>& parts, int axis) {
+  require(!parts.empty(), "stack", "expected at least one tensor, got none");
+  std::vector<Variable> layers;
+  for (const Variable& part : parts) {
+    require(part.shape() == parts[0].shape(), "stack", "expected parts of one shape, got {} and {}",
+            str(parts[0].shape()), str(part.shape()));
+    layers.push_back(unsqueeze(part, axis));
+  }
+  return concat(layers, normalize_axis(axis, layers[0].rank(), "stack"));
+}
+
+std::vector<Variable> split(const Variable& x, const std::vector<int64_t>& sizes, int axis) {
+  const int a = normalize_axis(axis, x.rank(), "split");
+  int64_t total = 0;
+  for (int64_t size : sizes) {
+    require(size >= 0, "split", "expected sizes of at least 0, got {}", size);
+    total += size;
+  }
+  require(total == x.size(a), "split", "expected sizes that add up to {} (axis {} of {}), got {}", x.size(a),
+          axis, str(x.shape()), total);
+  std::vector<Variable> parts;
+  int64_t begin = 0;
+  for (int64_t size : sizes) {
+    parts.push_back(slice(x, a, begin, begin + size));
+    begin += size;
+  }
+  return parts;
 }
 
 Variable to(const Variable& x, DType dtype) {

@@ -53,7 +53,9 @@ std::vector<Variable> composed_gradients(const DifferentiableFunction& definitio
 }
 }  // namespace
 
-Variable softmax(const Variable& x) {
+Variable softmax(const Variable& x, int axis) {
+  const int a = normalize_axis(axis, x.rank(), "softmax");
+  if (a != x.rank() - 1) return transpose(softmax(transpose(x, a, -1)), a, -1);
   const Tensor y = softmax(x.value());
   return record(
       "softmax", y, {x}, [x = Saved(x), y = SavedTensor(y)](const Variable& g) -> std::vector<Variable> {
@@ -61,6 +63,34 @@ Variable softmax(const Variable& x) {
           return composed_gradients([](const In& in) { return composed::softmax(in[0]); }, {x.get()}, g);
         return {Variable(softmax_backward(g.value(), y.get()))};
       });
+}
+
+Variable log_softmax(const Variable& x, int axis) {
+  require(x.numel() > 0, "log_softmax", "expected at least one element, got shape {}", str(x.shape()));
+  // Shifted first (a constant changes nothing): x - logsumexp(x) would round at the size of x.
+  const Variable shifted = subtract(x, Variable(max(x.value(), {axis}, true)));
+  return subtract(shifted, logsumexp(shifted, {axis}, true));
+}
+
+Variable cross_entropy(const Variable& logits, const Tensor& labels, Reduction reduction) {
+  require(logits.rank() >= 1 && labels.defined(), "cross_entropy",
+          "expected logits [..., classes] and labels, got {} and {}", str(logits.shape()),
+          labels.defined() ? str(labels.shape()) : "an undefined tensor");
+  Shape expected = logits.shape();
+  expected.erase(expected.rank() - 1);
+  require(labels.shape() == expected, "cross_entropy", "expected labels of shape {} for logits {}, got {}",
+          str(expected), str(logits.shape()), str(labels.shape()));
+  const Variable chosen = gather(log_softmax(logits), -1, labels.unsqueeze(-1));
+  const Variable losses = -reshape(chosen, expected);
+  switch (reduction) {
+    case Reduction::mean:
+      return mean(losses);
+    case Reduction::sum:
+      return sum(losses);
+    case Reduction::none:
+      break;
+  }
+  return losses;
 }
 
 Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups, double eps,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "diffusion/config.h"
 #include "tensor/error.h"
@@ -19,6 +20,19 @@ Json to_json(const Config& config);
 /// Reads "model" and "train" over `config`; other keys of `json` are an error.
 void read_json(const Json& json, const std::string& source, Config& config);
 
+/// What a value of type T is in JSON.
+template <class T>
+constexpr std::string_view kind_of() {
+  if constexpr (std::is_same_v<T, bool>)
+    return "true or false";
+  else if constexpr (std::is_arithmetic_v<T>)
+    return "a number";
+  else if constexpr (std::is_same_v<T, std::string>)
+    return "a text";
+  else
+    return "a list of numbers";
+}
+
 /// Reads json[key] into `value` if the key is there; Error names the key, the expected type and the value.
 template <class T>
 void read_field(const Json& json, const std::string& source, const std::string& key, T& value) {
@@ -27,7 +41,7 @@ void read_field(const Json& json, const std::string& source, const std::string& 
   try {
     value = it->get<T>();
   } catch (const nlohmann::json::exception&) {
-    fail("config", "{}: the value of '{}' has the wrong type: {}", source, key, it->dump());
+    fail("config", "{}: expected {} as the value of '{}', got {}", source, kind_of<T>(), key, it->dump());
   }
 }
 

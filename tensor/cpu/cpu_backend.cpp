@@ -45,7 +45,7 @@ std::string_view name_of(Isa isa) {
     case Isa::avx512:
       return "avx512";
   }
-  fail("name_of", "not an Isa: {}", static_cast<int>(isa));
+  fail("cpu", "unknown instruction set number {}", static_cast<int>(isa));
 }
 
 bool is_supported(Isa isa) {

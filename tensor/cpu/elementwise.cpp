@@ -31,8 +31,9 @@ void map1(const Array& out_array, const Array& x_array, F f) {
   });
 }
 
-/// out = f(x, y) element by element.
-template <class T, class F>
+/// out = f(x, y) element by element. FastBroadcast: with vector loops also for operands that stay the same
+/// along a run (each costs compile time for every f).
+template <class T, bool FastBroadcast, class F>
 void map2(const Array& out_array, const Array& x_array, const Array& y_array, F f) {
   T* const out_data = out_array.as<T>();
   const T* const x_data = x_array.as<const T>();
@@ -46,32 +47,63 @@ void map2(const Array& out_array, const Array& x_array, const Array& y_array, F 
       const int64_t so = step[0], sx = step[1], sy = step[2];
       if (so == 1 && sx == 1 && sy == 1) {
         independent_loop(n, [&](int64_t i) { out[i] = f(x[i], y[i]); });
-      } else if (so == 1 && sx == 1 && sy == 0) {
-        const T value = *y;
-        independent_loop(n, [&](int64_t i) { out[i] = f(x[i], value); });
-      } else if (so == 1 && sx == 0 && sy == 1) {
-        const T value = *x;
-        independent_loop(n, [&](int64_t i) { out[i] = f(value, y[i]); });
-      } else {
-        for (int64_t i = 0; i < n; ++i) out[i * so] = f(x[i * sx], y[i * sy]);
+        return;
       }
+      if constexpr (FastBroadcast) {
+        if (so == 1 && sx == 1 && sy == 0) {
+          const T value = *y;
+          return independent_loop(n, [&](int64_t i) { out[i] = f(x[i], value); });
+        }
+        if (so == 1 && sx == 0 && sy == 1) {
+          const T value = *x;
+          return independent_loop(n, [&](int64_t i) { out[i] = f(value, y[i]); });
+        }
+      }
+      for (int64_t i = 0; i < n; ++i) out[i * so] = f(x[i * sx], y[i * sy]);
     });
   });
 }
 
-template <class T, int Order>
+template <class T>
+void where_of(const Array& out_array, const Array& condition_array, const Array& a_array,
+              const Array& b_array) {
+  T* const out_data = out_array.as<T>();
+  const T* const condition_data = condition_array.as<const T>();
+  const T* const a_data = a_array.as<const T>();
+  const T* const b_data = b_array.as<const T>();
+  const Walk<4> walk = walk_over(out_array, condition_array, a_array, b_array);
+  parallel_for(walk.total, kGrain,
+               [&walk, out_data, condition_data, a_data, b_data](int64_t begin, int64_t end) {
+                 walk.for_each_run(begin, end, [=](int64_t n, const int64_t* offset, const int64_t* step) {
+                   T* out = out_data + offset[0];
+                   const T* condition = condition_data + offset[1];
+                   const T* a = a_data + offset[2];
+                   const T* b = b_data + offset[3];
+                   const int64_t so = step[0], sc = step[1], sa = step[2], sb = step[3];
+                   if (so == 1 && sc == 1 && sa == 1 && sb == 1) {
+                     independent_loop(n, [&](int64_t i) {
+                       const T x = a[i], y = b[i];  // both are read, so that this is a select, not a branch
+                       out[i] = condition[i] != T(0) ? x : y;
+                     });
+                   } else {
+                     for (int64_t i = 0; i < n; ++i)
+                       out[i * so] = condition[i * sc] != T(0) ? a[i * sa] : b[i * sb];
+                   }
+                 });
+               });
+}
+
+template <class T>
 void unary_of(UnaryArgs op, const Array& out, const Array& x) {
   formulas::visit_formula(op.op, [&](auto formula) {
-    map1<T, T>(out, x, [formula, p0 = op.p0, p1 = op.p1](T v) {
-      return formulas::derivative<Order>(formula, v, p0, p1);
-    });
+    map1<T, T>(out, x, [formula, p0 = op.p0, p1 = op.p1](T v) { return formula(v, p0, p1); });
   });
 }
 
 template <class T>
 void unary_chain_of(UnaryArgs op, const Array& out, const Array& upstream, const Array& x) {
   formulas::visit_formula(op.op, [&](auto formula) {
-    map2<T>(out, upstream, x, [formula, p0 = op.p0, p1 = op.p1](T up, T v) {
+    map2<T, false>(out, upstream, x, [formula, p0 = op.p0, p1 = op.p1](T up, T v) {
       return up * formulas::derivative<1>(formula, v, p0, p1);
     });
   });
@@ -80,7 +112,7 @@ void unary_chain_of(UnaryArgs op, const Array& out, const Array& upstream, const
 template <class T>
 void binary_of(BinaryOp op, double p0, const Array& out, const Array& a, const Array& b) {
   formulas::visit_formula(op, [&](auto formula) {
-    map2<T>(out, a, b, [formula, p = static_cast<T>(p0)](T x, T y) { return formula(x, y, p); });
+    map2<T, true>(out, a, b, [formula, p = static_cast<T>(p0)](T x, T y) { return formula(x, y, p); });
   });
 }
 
@@ -167,10 +199,9 @@ void copy(Array out, Array in) {
 }
 
 void unary(UnaryArgs op, Array out, Array x) {
-  const bool single = x.dtype == DType::f32;
-  if (op.derivative == 0) return single ? unary_of<float, 0>(op, out, x) : unary_of<double, 0>(op, out, x);
-  if (op.derivative == 1) return single ? unary_of<float, 1>(op, out, x) : unary_of<double, 1>(op, out, x);
-  reference_backend().unary(op, out, x);  // only second derivatives of graphs come here
+  // Gradients ask for derivatives through unary_chain; bare ones are left to the plain loops.
+  if (op.derivative != 0) return reference_backend().unary(op, out, x);
+  x.dtype == DType::f32 ? unary_of<float>(op, out, x) : unary_of<double>(op, out, x);
 }
 
 void unary_chain(UnaryArgs op, Array out, Array upstream, Array x) {
@@ -181,6 +212,10 @@ void unary_chain(UnaryArgs op, Array out, Array upstream, Array x) {
 
 void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
   a.dtype == DType::f32 ? binary_of<float>(op, p0, out, a, b) : binary_of<double>(op, p0, out, a, b);
+}
+
+void where(Array out, Array condition, Array a, Array b) {
+  a.dtype == DType::f32 ? where_of<float>(out, condition, a, b) : where_of<double>(out, condition, a, b);
 }
 
 void adam(AdamArgs args) { args.param.dtype == DType::f32 ? adam_of<float>(args) : adam_of<double>(args); }

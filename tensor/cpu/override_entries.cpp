@@ -8,7 +8,11 @@ void override_entries(Backend& backend) {
   backend.unary = unary;
   backend.unary_chain = unary_chain;
   backend.binary = binary;
+  backend.where = where;
   backend.reduce = reduce;
+  backend.cumulative_sum = cumulative_sum;
+  backend.gather = gather;
+  backend.scatter_add = scatter_add;
   backend.gemm = gemm;
   backend.conv2d_forward = conv2d_forward;
   backend.conv2d_backward_data = conv2d_backward_data;

@@ -20,6 +20,10 @@ struct MaxOf {
   static constexpr double kStart = -HUGE_VAL;
   double operator()(double a, double b) const { return formulas::Maximum{}(a, b, 0.0); }
 };
+struct MinOf {
+  static constexpr double kStart = HUGE_VAL;
+  double operator()(double a, double b) const { return formulas::Minimum{}(a, b, 0.0); }
+};
 
 /// The axes of x, sorted into three nests: for every output of `outer` (x offset, out offset), reduce over
 /// `inner` (x offset) rows of `row` contiguous outputs. row is 1 with steps 0 where no kept axis is
@@ -188,6 +192,8 @@ void reduce(ReduceOp op, Array out, Array x) {
       return reduce_by_dtype<SumOf>(out, x);
     case ReduceOp::max:
       return reduce_by_dtype<MaxOf>(out, x);
+    case ReduceOp::min:
+      return reduce_by_dtype<MinOf>(out, x);
   }
 }
 

@@ -93,5 +93,12 @@ inline Walk<3> walk_over(const Array& out, const Array& x, const Array& y) {
   }
   return walk;
 }
+inline Walk<4> walk_over(const Array& out, const Array& x, const Array& y, const Array& z) {
+  Walk<4> walk;
+  for (int axis = out.shape.rank() - 1; axis >= 0; --axis) {
+    walk.add_axis(out.shape[axis], {out.strides[axis], x.strides[axis], y.strides[axis], z.strides[axis]});
+  }
+  return walk;
+}
 
 }  // namespace halfstep::cpu::inline HALFSTEP_ISA

@@ -15,7 +15,8 @@ ConvSizes conv_sizes(int64_t height, int64_t width, int64_t kernel_height, int64
   require(g.stride_h > 0 && g.stride_w > 0, where, "strides must be positive, got {} x {}", g.stride_h,
           g.stride_w);
   require(g.pad_top >= 0 && g.pad_bottom >= 0 && g.pad_left >= 0 && g.pad_right >= 0, where,
-          "padding must not be negative");
+          "padding must not be negative, got {} and {} rows, {} and {} columns", g.pad_top, g.pad_bottom,
+          g.pad_left, g.pad_right);
   const int64_t h = height + g.pad_top + g.pad_bottom - kernel_height;
   const int64_t w = width + g.pad_left + g.pad_right - kernel_width;
   require(h >= 0 && w >= 0, where, "the kernel {} x {} is larger than the padded image {} x {}",

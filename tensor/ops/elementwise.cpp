@@ -33,6 +33,18 @@ std::string_view name_of(UnaryOp op) {
       return "pow";
     case UnaryOp::clamp:
       return "clamp";
+    case UnaryOp::abs:
+      return "abs";
+    case UnaryOp::leaky_relu:
+      return "leaky_relu";
+    case UnaryOp::erf:
+      return "erf";
+    case UnaryOp::gelu:
+      return "gelu";
+    case UnaryOp::gelu_tanh:
+      return "gelu_tanh";
+    case UnaryOp::softplus:
+      return "softplus";
   }
   return "unary";
 }
@@ -64,7 +76,7 @@ std::string_view name_of(BinaryOp op) {
 namespace {
 void require_derivative(const UnaryArgs& op) {
   require(op.derivative >= 0 && op.derivative <= kMaxDerivative, name_of(op.op),
-          "derivatives up to order {} exist, got {}", kMaxDerivative, op.derivative);
+          "expected a derivative of order 0 to {}, got {}", kMaxDerivative, op.derivative);
 }
 }  // namespace
 
@@ -107,5 +119,15 @@ Tensor clamp(const Tensor& x, double low, double high) {
   return unary({.op = UnaryOp::clamp, .p0 = low, .p1 = high}, x);
 }
 Tensor sqrt(const Tensor& x) { return unary({.op = UnaryOp::sqrt}, x); }
+
+Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
+  require_alike({&a, &b, &condition}, "where");
+  const Shape shape =
+      broadcast_shapes(broadcast_shapes(a.shape(), b.shape(), "where"), condition.shape(), "where");
+  Tensor out = Tensor::empty(shape, a.options());
+  backend_of(a).where(out.array(), condition.expand(shape).array(), a.expand(shape).array(),
+                      b.expand(shape).array());
+  return out;
+}
 
 }  // namespace halfstep

@@ -1,4 +1,4 @@
-// Sums and maxima over axes.
+// Sums and extrema over axes, and what is made of them.
 #include "tensor/error.h"
 #include "tensor/ops.h"
 #include "tensor/ops/check.h"
@@ -37,6 +37,48 @@ Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keep_dims) {
 Tensor max(const Tensor& x, const std::vector<int>& axes, bool keep_dims) {
   require(x.numel() > 0, "max", "expected at least one element, got shape {}", str(x.shape()));
   return reduce(ReduceOp::max, x, axes, keep_dims, "max");
+}
+
+Tensor min(const Tensor& x, const std::vector<int>& axes, bool keep_dims) {
+  require(x.numel() > 0, "min", "expected at least one element, got shape {}", str(x.shape()));
+  return reduce(ReduceOp::min, x, axes, keep_dims, "min");
+}
+
+namespace {
+/// The first place where x equals its extremum, as the smallest of the places that do.
+Tensor first_extremum(ReduceOp op, const Tensor& x, int axis, bool keep_dims, std::string_view where_name) {
+  require_floating(x, where_name);
+  const int a = normalize_axis(axis, x.rank(), where_name);
+  const int64_t n = x.size(a);
+  require(n > 0, where_name, "expected at least one element on axis {}, got shape {}", axis, str(x.shape()));
+  require(x.dtype() == DType::f64 || n <= int64_t{1} << 24, where_name,
+          "axis {} of {} has more elements than f32 can count (2^24); convert with to(DType::f64)", axis,
+          str(x.shape()));
+  const Tensor extremum = reduce(op, x, {a}, true, where_name);
+  // Equal to the extremum, or NaN where the extremum is NaN (nothing equals NaN, itself included).
+  const Tensor is_number = equal(extremum, extremum), is_nan = affine(equal(x, x), -1, 1);
+  const Tensor found = where(is_number, equal(x, extremum), is_nan);
+  Shape along = Dims::filled(x.rank(), 1);
+  along[a] = n;
+  const Tensor place = where(found, arange(n, x.options()).reshape(along),
+                             Tensor::scalar(static_cast<double>(n), x.options()));
+  return reduce(ReduceOp::min, place, {a}, keep_dims, where_name).to(DType::i64);
+}
+}  // namespace
+
+Tensor argmax(const Tensor& x, int axis, bool keep_dims) {
+  return first_extremum(ReduceOp::max, x, axis, keep_dims, "argmax");
+}
+Tensor argmin(const Tensor& x, int axis, bool keep_dims) {
+  return first_extremum(ReduceOp::min, x, axis, keep_dims, "argmin");
+}
+
+Tensor cumulative_sum(const Tensor& x, int axis) {
+  require_floating(x, "cumulative_sum");
+  const int a = normalize_axis(axis, x.rank(), "cumulative_sum");
+  Tensor out = Tensor::empty(x.shape(), x.options());
+  backend_of(x).cumulative_sum(out.array(), x.array(), a);
+  return out;
 }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
