@@ -18,15 +18,17 @@
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/thread_pool.h"
 #include "tensor/error.h"
+#include "tests/fenced.h"
 
 using namespace halfstep;
+using halfstep::test::Fenced;
 
 namespace {
 
-/// Host memory with a window on it.
+/// Host memory with a window on it; reading or writing behind its end crashes.
 template <class T>
 struct Host {
-  std::vector<T> values;
+  Fenced<T> values;
   Shape shape;
   Strides strides;
   int64_t offset = 0;
@@ -86,7 +88,7 @@ void for_each_cpu(const std::function<void(const Backend&)>& f) {
 }
 
 template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+bool same_bits(const Fenced<T>& a, const Fenced<T>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 

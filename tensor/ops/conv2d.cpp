@@ -46,11 +46,11 @@ Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const C
   const Tensor xc = x.contiguous(), kc = kernel.contiguous();
   Tensor y = Tensor::empty({x.size(0), s.out_height, s.out_width, kernel.size(3)}, x.options());
   Conv2dArgs args{.x = xc.array(), .kernel = kc.array(), .bias = {}, .y = y.array(), .geometry = geometry};
-  Tensor bc;
+  Tensor bias_row;
   if (bias.defined()) {
     require_bias(x, bias, kernel.size(3), "conv2d");
-    bc = bias.contiguous();
-    args.bias = bc.array();
+    bias_row = bias.contiguous();
+    args.bias = bias_row.array();
   }
   backend_of(x).conv2d_forward(args);
   return y;
