@@ -155,6 +155,7 @@ Variable softmax(const Variable& x, int axis = -1);
 /// log(softmax(x)), without the logarithm of a number that was rounded to 0.
 Variable log_softmax(const Variable& x, int axis = -1);
 
+/// What becomes of the losses of single examples.
 enum class Reduction : uint8_t { none, mean, sum };
 /// -log softmax(logits)[label]: logits [..., classes], labels [...] (i64). Reduction::none gives [...].
 Variable cross_entropy(const Variable& logits, const Tensor& labels, Reduction reduction = Reduction::mean);
