@@ -11,5 +11,6 @@ Command add_sample(CLI::App& program);
 Command add_predict(CLI::App& program);
 Command add_info(CLI::App& program);
 Command add_demo(CLI::App& program);
+Command add_gradcheck(CLI::App& program);
 
 }  // namespace halfstep

@@ -15,6 +15,7 @@
 
 namespace halfstep {
 
+/// What is looked for, and when.
 struct AnomalyOptions {
   /// Inf counts as bad, too. Off, because log(0) = -inf and masks of -inf are often meant.
   bool infinity = false;

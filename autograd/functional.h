@@ -25,6 +25,7 @@ using DifferentiableFunction = std::function<Variable(const std::vector<Variable
 /// A function of Variables with several results.
 using MultiFunction = std::function<std::vector<Variable>(const std::vector<Variable>&)>;
 
+/// The output of a function and the products of vjp.
 struct VjpResult {
   Variable output;
   std::vector<Variable> gradients;  ///< of the inputs, with their shapes; zeros without a path
@@ -68,6 +69,7 @@ std::vector<Variable> jacobian(const DifferentiableFunction& function, const std
 std::vector<std::vector<Variable>> hessian(const DifferentiableFunction& function,
                                            const std::vector<Variable>& inputs, bool create_graph = false);
 
+/// The output of a function, its gradients and the products of hvp.
 struct HvpResult {
   Variable output;                  ///< a scalar
   std::vector<Variable> gradients;  ///< of the inputs

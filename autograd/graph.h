@@ -18,6 +18,7 @@ namespace halfstep {
 /// Names to show for leaves, or for results.
 using VariableNames = std::map<std::string, Variable>;
 
+/// One operation or leaf of a graph, as it is drawn.
 struct GraphNode {
   std::string operation;  ///< as given to record(); "leaf" for leaves
   std::string name;       ///< the given name; empty without one

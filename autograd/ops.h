@@ -2,6 +2,7 @@
 // tensor/ops.h. In each .cpp a rule sits directly beside its forward call.
 #pragma once
 
+#include <string_view>
 #include <vector>
 
 #include "autograd/variable.h"
@@ -125,12 +126,26 @@ Variable conv2d_backward_data(const Variable& dy, const Variable& kernel, int64_
                               const Conv2dGeometry& geometry);
 Variable conv2d_backward_kernel(const Variable& x, const Variable& dy, int64_t kernel_height,
                                 int64_t kernel_width, const Conv2dGeometry& geometry);
+Variable conv_transpose2d(const Variable& x, const Variable& kernel, const Variable& bias,
+                          const Conv2dGeometry& geometry, int output_padding_h = 0, int output_padding_w = 0);
+/// Einstein summation with an explicit result, for one or two operands: a letter per axis, letters that the
+/// result does not name are summed over. einsum("bqhd,bkhd->bhqk", q, k), einsum("ij->ji", x). Equal letters
+/// have equal sizes (nothing is broadcast); a letter stands once in each part (no diagonals). Two operands
+/// become one batched matmul; operands whose axes do not lie in its order are copied.
+Variable einsum(std::string_view formula, const Variable& a);
+Variable einsum(std::string_view formula, const Variable& a, const Variable& b);
 
 // --- images [B, H, W, C] -----------------------------------------------------------------------------------
 /// Repeats each pixel factor x factor times.
 Variable upsample_nearest(const Variable& x, int factor = 2);
 /// Mean over factor x factor windows; an odd remainder at the bottom or right is dropped.
 Variable average_pool(const Variable& x, int factor = 2);
+/// The largest pixel of every window; its gradient goes to the pixel that won (see tensor/ops.h: the first of
+/// equals).
+Variable max_pool2d(const Variable& x, int window_h, int window_w, const Conv2dGeometry& geometry);
+/// Mean over windows of any size, stride (1 unless given), padding and dilation: a depthwise convolution with
+/// equal weights. Padding counts as zeros (PyTorch's count_include_pad).
+Variable average_pool2d(const Variable& x, int window_h, int window_w, const Conv2dGeometry& geometry);
 /// [B, H, W, C] -> [B, H/f, W/f, f*f*C]; channel order (row in block, column in block, channel).
 Variable space_to_depth(const Variable& x, int factor = 2);
 Variable depth_to_space(const Variable& x, int factor = 2);
@@ -140,6 +155,7 @@ Variable softmax(const Variable& x, int axis = -1);
 /// log(softmax(x)), without the logarithm of a number that was rounded to 0.
 Variable log_softmax(const Variable& x, int axis = -1);
 
+/// What becomes of the losses of single examples.
 enum class Reduction : uint8_t { none, mean, sum };
 /// -log softmax(logits)[label]: logits [..., classes], labels [...] (i64). Reduction::none gives [...].
 Variable cross_entropy(const Variable& logits, const Tensor& labels, Reduction reduction = Reduction::mean);
@@ -148,6 +164,12 @@ Variable cross_entropy(const Variable& logits, const Tensor& labels, Reduction r
 /// twice.
 Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups,
                     double eps = 1e-6, Activation activation = Activation::none);
+/// Layer normalisation (Ba et al. 2016) over the last axis: x [..., C]; gain, bias [C] or undefined (1 and
+/// 0). A group_norm with one group and one pixel per row; its gradient takes two temporaries of x's size.
+Variable layer_norm(const Variable& x, const Variable& gain, const Variable& bias, double eps = 1e-5);
+/// Instance normalisation (Ulyanov et al. 2016): x [B, ..., C], over the pixels of each example and channel;
+/// gain, bias [C], [B, C] or undefined. A group_norm with a group per channel.
+Variable instance_norm(const Variable& x, const Variable& gain, const Variable& bias, double eps = 1e-5);
 /// q [B, L, H, D], k, v [B, S, H, D]; scale defaults to 1/sqrt(D) where 0.
 Variable attention(const Variable& q, const Variable& k, const Variable& v, double scale = 0);
 Variable dropout(const Variable& x, double p, RandomKey key);

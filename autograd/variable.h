@@ -162,7 +162,7 @@ class SavedTensor {
 class Saved {
  public:
   explicit Saved(const Variable& variable);
-  const Variable& get() const;
+  const Variable& get() const;  ///< throws Error if its value was changed in place since
   const Tensor& tensor() const { return get().value(); }
 
   Saved(const Saved& other);  ///< as SavedTensor's

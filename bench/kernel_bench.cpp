@@ -1,5 +1,6 @@
-// Times the CPU kernels: median of several runs, with the fraction of the measured multiply-add peak for matrix
-// kernels and GB/s for the others. Usage: kernel_bench [filter]; HALFSTEP_THREADS and HALFSTEP_CPU apply.
+// Times the CPU kernels: median of several runs, with the fraction of the measured multiply-add peak for
+// matrix kernels and GB/s for the others. Usage: kernel_bench [filter]; HALFSTEP_THREADS and HALFSTEP_CPU
+// apply.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -141,7 +142,8 @@ void add_elementwise(std::vector<Case>& cases) {
                                  .lr = 1e-3,
                                  .beta1 = 0.9,
                                  .beta2 = 0.999,
-                                 .eps = 1e-8});
+                                 .eps = 1e-8,
+                                 .v_max = {}});
                    }});
 }
 

@@ -46,6 +46,16 @@ Variable GroupNorm::operator()(const Variable& x, const Variable& film_scale, co
   return group_norm(x, scale * modulation, bias * modulation + film_shift, groups, eps, activation);
 }
 
+LayerNorm::LayerNorm(int64_t channels, double eps_)
+    : scale({channels}, init::ones()), bias({channels}, init::zeros()), eps(eps_) {}
+
+Variable LayerNorm::operator()(const Variable& x) const { return layer_norm(x, scale, bias, eps); }
+
+InstanceNorm::InstanceNorm(int64_t channels, double eps_)
+    : scale({channels}, init::ones()), bias({channels}, init::zeros()), eps(eps_) {}
+
+Variable InstanceNorm::operator()(const Variable& x) const { return instance_norm(x, scale, bias, eps); }
+
 SelfAttention::SelfAttention(int64_t channels, int64_t heads_, int64_t groups, double eps)
     : norm(channels, groups, eps),
       q(channels, channels),

@@ -1,4 +1,5 @@
-// The layers of the diffusion UNet. Parameter names and shapes are those of the official Flax code.
+// Layers: those of the diffusion UNet, with the parameter names and shapes of the official Flax code, and two
+// more normalisations.
 #pragma once
 
 #include "autograd/ops.h"
@@ -66,6 +67,38 @@ struct GroupNorm {
   /// [B, C]. The modulation is folded into gain and bias of the same kernel.
   Variable operator()(const Variable& x, const Variable& film_scale, const Variable& film_shift,
                       Activation activation) const;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit("scale", self.scale);
+    visit("bias", self.bias);
+  }
+};
+
+/// Layer normalisation (Ba et al. 2016) of x [..., C] over the last axis, then `scale` and `bias` per
+/// channel.
+struct LayerNorm {
+  Parameter scale, bias;  ///< [C]; start at 1 and 0
+  double eps;
+
+  explicit LayerNorm(int64_t channels, double eps = 1e-5);
+  Variable operator()(const Variable& x) const;
+
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor&& visit) {
+    visit("scale", self.scale);
+    visit("bias", self.bias);
+  }
+};
+
+/// Instance normalisation (Ulyanov et al. 2016) of x [B, ..., C] over the pixels of each example and channel,
+/// then `scale` and `bias` per channel.
+struct InstanceNorm {
+  Parameter scale, bias;  ///< [C]; start at 1 and 0
+  double eps;
+
+  explicit InstanceNorm(int64_t channels, double eps = 1e-5);
+  Variable operator()(const Variable& x) const;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {

@@ -7,8 +7,69 @@
 
 namespace halfstep {
 
-Adam::Adam(Parameters parameters, AdamConfig config) : parameters_(std::move(parameters)), config_(config) {
-  require(!parameters_.empty(), "Adam", "expected at least one parameter, got none");
+// --- what all share ----------------------------------------------------------------------------------------
+
+Optimizer::Optimizer(std::string_view name, Parameters parameters)
+    : parameters_(std::move(parameters)), name_(name) {
+  require(!parameters_.empty(), name_, "expected at least one parameter, got none");
+  const TensorOptions options = parameters_.front().variable.options();
+  for (const auto& [parameter, p] : parameters_)
+    require(is_floating(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
+            name_, "expected all parameters as f32 or f64 on one device; {} is {} on {}, {} is {} on {}",
+            parameters_.front().name, name_of(options.dtype), options.device->name(), parameter,
+            name_of(p.dtype()), p.options().device->name());
+  for (const NamedVariable& p : parameters_) shapes_.push_back(p.variable.shape());
+  control_ = Tensor::zeros({4}, {DType::f64, options.device});
+}
+
+std::vector<Tensor> Optimizer::begin_step(double lr, OptimizerControlArgs clipping) {
+  require(lr >= 0, name_, "expected a learning rate >= 0, got {}", lr);
+  std::vector<Tensor> gradients;
+  bool any = false;
+  for (const auto& [parameter, p] : parameters_) {
+    const Shape& shape = shapes_[gradients.size()];
+    require(p.value().contiguous_layout() && p.shape() == shape, name_,
+            "expected parameter {} contiguous and of shape {}, as the optimiser met it; it is now {}",
+            parameter, str(shape), str(p.shape()));
+    any = any || p.grad().defined();
+    gradients.push_back(p.grad().defined() ? p.grad().value().contiguous()
+                                           : Tensor::zeros(p.shape(), p.options()));
+  }
+  require(any, name_, "expected a parameter with a gradient, got none; call backward() before step()");
+
+  const Tensor sum_squares = sum_of_squares(gradients);
+  clipping.control = control_.array();
+  clipping.sum_squares = sum_squares.array();
+  control_.device().backend.optimizer_control(clipping);
+  control_.bump_version();
+  return gradients;
+}
+
+std::vector<Tensor> Optimizer::zeros_like_parameters() const {
+  std::vector<Tensor> zeros;
+  for (const NamedVariable& p : parameters_)
+    zeros.push_back(Tensor::zeros(p.variable.shape(), p.variable.options()));
+  return zeros;
+}
+
+void Optimizer::add_to_state(TensorMap& state, const std::string& kind,
+                             const std::vector<Tensor>& tensors) const {
+  for (size_t i = 0; i < tensors.size(); ++i) state.emplace(kind + parameters_[i].name, tensors[i]);
+}
+
+void Optimizer::zero_grad() {
+  for (NamedVariable& p : parameters_) p.variable.zero_grad();
+}
+
+OptimizerStats Optimizer::stats() const {
+  const std::vector<double> control = control_.to_vector<double>();
+  return {static_cast<int64_t>(control[0]), static_cast<int64_t>(control[1]), control[3]};
+}
+
+// --- Adam --------------------------------------------------------------------------------------------------
+
+Adam::Adam(Parameters parameters, AdamConfig config)
+    : Optimizer("Adam", std::move(parameters)), config_(config) {
   const auto in_range = [](std::string_view name, double value, bool ok) {
     require(ok, "Adam",
             "{} = {} is out of range; betas lie in [0, 1), eps is positive, the others are not negative",
@@ -21,75 +82,95 @@ Adam::Adam(Parameters parameters, AdamConfig config) : parameters_(std::move(par
   in_range("l2", config.l2, config.l2 >= 0);
   in_range("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0);
   in_range("clip_eps", config.clip_eps, config.clip_eps >= 0);
-
-  const TensorOptions options = parameters_.front().variable.options();
-  for (const auto& [name, p] : parameters_) {
-    require(is_floating(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
-            "Adam", "expected all parameters as f32 or f64 on one device; {} is {} on {}, {} is {} on {}",
-            parameters_.front().name, name_of(options.dtype), options.device->name(), name,
-            name_of(p.dtype()), p.options().device->name());
-    m_.push_back(Tensor::zeros(p.shape(), options));
-    v_.push_back(Tensor::zeros(p.shape(), options));
-  }
-  control_ = Tensor::zeros({4}, {DType::f64, options.device});
+  m_ = zeros_like_parameters();
+  v_ = zeros_like_parameters();
+  if (config.amsgrad) v_max_ = zeros_like_parameters();
 }
 
 void Adam::step(double lr) {
-  require(lr >= 0, "Adam", "expected a learning rate >= 0, got {}", lr);
-  std::vector<Tensor> gradients;
-  bool any = false;
-  for (const auto& [name, p] : parameters_) {
-    require(p.value().contiguous_layout() && p.shape() == m_[gradients.size()].shape(), "Adam",
-            "expected parameter {} contiguous and of shape {}, as the optimiser met it; it is now {}", name,
-            str(m_[gradients.size()].shape()), str(p.shape()));
-    any = any || p.grad().defined();
-    gradients.push_back(p.grad().defined() ? p.grad().value().contiguous()
-                                           : Tensor::zeros(p.shape(), p.options()));
-  }
-  require(any, "Adam", "expected a parameter with a gradient, got none; call backward() before step()");
-
-  const Backend& backend = control_.device().backend;
-  backend.optimizer_control({.control = control_.array(),
-                             .sum_squares = sum_of_squares(gradients).array(),
-                             .max_norm = config_.max_grad_norm,
-                             .clip_eps = config_.clip_eps});
-  control_.bump_version();
+  const std::vector<Tensor> gradients = begin_step(
+      lr,
+      {.control = {}, .sum_squares = {}, .max_norm = config_.max_grad_norm, .clip_eps = config_.clip_eps});
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& p = parameters_[i].variable.value();
-    backend.adam({.param = p.array(),
-                  .grad = gradients[i].array(),
-                  .m = m_[i].array(),
-                  .v = v_[i].array(),
-                  .control = control_.array(),
-                  .lr = lr,
-                  .beta1 = config_.beta1,
-                  .beta2 = config_.beta2,
-                  .eps = config_.eps,
-                  .weight_decay = config_.weight_decay,
-                  .l2 = config_.l2});
+    control_.device().backend.adam({.param = p.array(),
+                                    .grad = gradients[i].array(),
+                                    .m = m_[i].array(),
+                                    .v = v_[i].array(),
+                                    .control = control_.array(),
+                                    .lr = lr,
+                                    .beta1 = config_.beta1,
+                                    .beta2 = config_.beta2,
+                                    .eps = config_.eps,
+                                    .weight_decay = config_.weight_decay,
+                                    .l2 = config_.l2,
+                                    .v_max = config_.amsgrad ? v_max_[i].array() : Array{}});
     for (const Tensor& written : {p, m_[i], v_[i]}) written.bump_version();
+    if (config_.amsgrad) v_max_[i].bump_version();
   }
-}
-
-void Adam::zero_grad() {
-  for (NamedVariable& p : parameters_) p.variable.zero_grad();
-}
-
-OptimizerStats Adam::stats() const {
-  const std::vector<double> control = control_.to_vector<double>();
-  return {static_cast<int64_t>(control[0]), static_cast<int64_t>(control[1]), control[3]};
 }
 
 TensorMap Adam::state() const {
   TensorMap state = {{"adam.control", control_}};
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    state.emplace("adam.m." + parameters_[i].name, m_[i]);
-    state.emplace("adam.v." + parameters_[i].name, v_[i]);
-  }
+  add_to_state(state, "adam.m.", m_);
+  add_to_state(state, "adam.v.", v_);
+  add_to_state(state, "adam.v_max.", v_max_);
   return state;
 }
 
 void Adam::load_state(const TensorMap& saved) { detail::copy_state("Adam", saved, state(), "adam."); }
+
+// --- SGD ---------------------------------------------------------------------------------------------------
+
+Sgd::Sgd(Parameters parameters, SgdConfig config) : Optimizer("Sgd", std::move(parameters)), config_(config) {
+  const auto in_range = [](std::string_view name, double value, bool ok) {
+    require(
+        ok, "Sgd",
+        "{} = {} is out of range; momentum lies in [0, 1), dampening in [0, 1], the others are not negative",
+        name, value);
+  };
+  in_range("momentum", config.momentum, config.momentum >= 0 && config.momentum < 1);
+  in_range("dampening", config.dampening, config.dampening >= 0 && config.dampening <= 1);
+  in_range("l2", config.l2, config.l2 >= 0);
+  in_range("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0);
+  in_range("clip_eps", config.clip_eps, config.clip_eps >= 0);
+  require(config.momentum > 0 || config.dampening == 0, "Sgd",
+          "dampening = {} needs momentum; without it there is no average to dampen", config.dampening);
+  require(!config.nesterov || (config.momentum > 0 && config.dampening == 0), "Sgd",
+          "nesterov needs momentum > 0 and no dampening, got momentum {} and dampening {}", config.momentum,
+          config.dampening);
+  if (config.momentum > 0) momentum_ = zeros_like_parameters();
+}
+
+void Sgd::step(double lr) {
+  const std::vector<Tensor> gradients = begin_step(
+      lr,
+      {.control = {}, .sum_squares = {}, .max_norm = config_.max_grad_norm, .clip_eps = config_.clip_eps});
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Tensor& p = parameters_[i].variable.value();
+    control_.device().backend.sgd({.param = p.array(),
+                                   .grad = gradients[i].array(),
+                                   .buffer = momentum_.empty() ? Array{} : momentum_[i].array(),
+                                   .control = control_.array(),
+                                   .lr = lr,
+                                   .momentum = config_.momentum,
+                                   .dampening = config_.dampening,
+                                   .l2 = config_.l2,
+                                   .nesterov = config_.nesterov});
+    p.bump_version();
+    if (!momentum_.empty()) momentum_[i].bump_version();
+  }
+}
+
+TensorMap Sgd::state() const {
+  TensorMap state = {{"sgd.control", control_}};
+  add_to_state(state, "sgd.momentum.", momentum_);
+  return state;
+}
+
+void Sgd::load_state(const TensorMap& saved) { detail::copy_state("Sgd", saved, state(), "sgd."); }
+
+// --- learning rate -----------------------------------------------------------------------------------------
 
 double LearningRateSchedule::operator()(int64_t step) const {
   require(step >= 0, "learning rate", "expected a step number >= 0, got {}", step);

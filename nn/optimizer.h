@@ -1,9 +1,53 @@
-// Adam and AdamW, gradient clipping, learning-rate schedules.
+// Adam, AdamW and SGD with momentum, gradient clipping, learning-rate schedules.
 #pragma once
 
 #include "nn/module.h"
+#include "tensor/backend.h"
 
 namespace halfstep {
+
+/// What the device has counted.
+struct OptimizerStats {
+  int64_t applied = 0;   ///< updates done
+  int64_t skipped = 0;   ///< updates left out because a gradient was not finite
+  double last_norm = 0;  ///< gradient norm of the last step, before clipping
+};
+
+/// What all optimisers share. A step reads nothing back to the host: the norm over all gradients, the
+/// clipping factor, the number of updates and the decision to skip a step whose gradients are not finite stay
+/// in a small control block on the device.
+///
+/// A parameter without a gradient is treated as having the gradient 0 (a module may not use all of its
+/// parameters); a step in which no parameter has one is an error. Gradients add up over several backward()
+/// calls until zero_grad(): to accumulate over k micro-batches, call backward() on each loss divided by k,
+/// then step().
+class Optimizer {
+ public:
+  /// Drops all gradients.
+  void zero_grad();
+  /// Waits for the device: for log lines, not for every step.
+  OptimizerStats stats() const;
+
+ protected:
+  /// `name` is that of the class, for errors. `parameters` must be on one device and of one floating dtype.
+  Optimizer(std::string_view name, Parameters parameters);
+  ~Optimizer() = default;
+
+  /// Checks `lr` and the parameters, brings the control block up to date and returns the gradients,
+  /// contiguous and in the order of parameters_. Of `clipping` the limits are read.
+  std::vector<Tensor> begin_step(double lr, OptimizerControlArgs clipping);
+  /// Zeros like the parameters, in their order.
+  std::vector<Tensor> zeros_like_parameters() const;
+  /// Adds `kind`NAME for every parameter to `state`, sharing memory with `tensors`.
+  void add_to_state(TensorMap& state, const std::string& kind, const std::vector<Tensor>& tensors) const;
+
+  Parameters parameters_;
+  Tensor control_;  ///< see OptimizerControlArgs
+
+ private:
+  std::string_view name_;
+  std::vector<Shape> shapes_;  ///< of the parameters when the optimiser met them
+};
 
 /// Constants of Adam (Kingma & Ba 2015); the defaults are those of the paper.
 struct AdamConfig {
@@ -18,39 +62,24 @@ struct AdamConfig {
   double max_grad_norm = 0;
   /// 0 in the official progressive distillation code; PyTorch's clip_grad_norm_ uses 1e-6.
   double clip_eps = 0;
-};
-
-/// What the device has counted.
-struct OptimizerStats {
-  int64_t applied = 0;   ///< updates done
-  int64_t skipped = 0;   ///< updates left out because a gradient was not finite
-  double last_norm = 0;  ///< gradient norm of the last step, before clipping
+  /// AMSGrad (Reddi et al. 2018): the largest v so far takes the place of v in the denominator, so that the
+  /// step of a weight never grows again after large gradients. The maximum is taken before the bias
+  /// correction (as in PyTorch).
+  bool amsgrad = false;
 };
 
 /// Adam (Kingma & Ba 2015), with eps outside the square root and bias-corrected moments:
 ///   m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,  p -= lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps).
-/// A step reads nothing back to the host: the norm, the clipping factor, t and the decision to skip a step
-/// whose gradients are not finite stay in a small control block on the device.
-///
-/// A parameter without a gradient is treated as having the gradient 0 (a module may not use all of its
-/// parameters); a step in which no parameter has one is an error. Gradients add up over several backward()
-/// calls until zero_grad(): to accumulate over k micro-batches, call backward() on each loss divided by k,
-/// then step().
-class Adam {
+class Adam : public Optimizer {
  public:
-  /// `parameters` must be on one device and of one floating dtype.
   explicit Adam(Parameters parameters, AdamConfig config = {});
 
   /// One update from the gradients collected since zero_grad(). `lr`: learning rate of this step, >= 0.
   void step(double lr);
-  /// Drops all gradients.
-  void zero_grad();
 
-  /// Waits for the device: for log lines, not for every step.
-  OptimizerStats stats() const;
-
-  /// Everything that the next step depends on besides parameters and config: `adam.m.NAME`, `adam.v.NAME` and
-  /// `adam.control` (f64 [4], see OptimizerControlArgs). The tensors share memory with the optimiser.
+  /// Everything that the next step depends on besides parameters and config: `adam.m.NAME`, `adam.v.NAME`,
+  /// with amsgrad `adam.v_max.NAME`, and `adam.control` (f64 [4], see OptimizerControlArgs). The tensors
+  /// share memory with the optimiser.
   TensorMap state() const;
   /// Copies a state() back, to the bit. Tensors of `state` whose names do not start with "adam." are ignored,
   /// so that one file may hold more. Throws Error for missing, unexpected or misshapen ones.
@@ -59,10 +88,41 @@ class Adam {
   const AdamConfig& config() const { return config_; }
 
  private:
-  Parameters parameters_;
   AdamConfig config_;
   std::vector<Tensor> m_, v_;  ///< in the order of parameters_
-  Tensor control_;
+  std::vector<Tensor> v_max_;  ///< with amsgrad only
+};
+
+struct SgdConfig {
+  double momentum = 0;   ///< in [0, 1)
+  double dampening = 0;  ///< in [0, 1]
+  /// Nesterov's look-ahead (Sutskever et al. 2013); needs momentum and no dampening.
+  bool nesterov = false;
+  /// Added to the gradient as l2 * p (PyTorch's SGD(weight_decay)).
+  double l2 = 0;
+  /// As in AdamConfig.
+  double max_grad_norm = 0, clip_eps = 0;
+};
+
+/// Stochastic gradient descent with PyTorch's form of momentum, in which the learning rate stands outside the
+/// average: g' = g + l2 p;  buf = momentum buf + (1 - dampening) g', but buf = g' at the first update;
+/// p -= lr buf, or with nesterov p -= lr (g' + momentum buf).
+class Sgd : public Optimizer {
+ public:
+  explicit Sgd(Parameters parameters, SgdConfig config = {});
+
+  /// One update from the gradients collected since zero_grad(). `lr`: learning rate of this step, >= 0.
+  void step(double lr);
+
+  /// As Adam's: `sgd.control` and, with momentum, `sgd.momentum.NAME`.
+  TensorMap state() const;
+  void load_state(const TensorMap& state);
+
+  const SgdConfig& config() const { return config_; }
+
+ private:
+  SgdConfig config_;
+  std::vector<Tensor> momentum_;  ///< the averages, with momentum only
 };
 
 /// Learning rate as a function of the step number 0, 1, 2, ...: a linear warm-up, then constant or annealed

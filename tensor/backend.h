@@ -93,14 +93,19 @@ struct GemmArgs {
   double alpha = 1, beta = 0;
 };
 
-/// Geometry of a 2-D convolution (cross-correlation). Zero padding per side, so the odd pixel can go
-/// anywhere.
+/// Geometry of a 2-D convolution (cross-correlation) or pooling window. Padding per side, so the odd pixel
+/// can go anywhere.
 struct Conv2dGeometry {
   int stride_h = 1, stride_w = 1;
   int pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
+  /// Image and output channels are cut into this many equal runs; run g of the output sees run g of the image
+  /// only. groups = C is a depthwise convolution.
+  int groups = 1;
+  /// Distance in image pixels between neighbouring taps of the kernel: it spans dilation * (size - 1) + 1.
+  int dilation_h = 1, dilation_w = 1;
 };
 
-/// x: [B, H, W, C], kernel: [KH, KW, C, O], y: [B, OH, OW, O]; all contiguous. bias: [O] or absent.
+/// x: [B, H, W, C], kernel: [KH, KW, C / groups, O], y: [B, OH, OW, O]; all contiguous. bias: [O] or absent.
 /// forward writes y; backward_data writes x (the gradient) from y (the upstream gradient) and kernel;
 /// backward_kernel writes kernel (the gradient) from x and y. bias is used by forward only.
 struct Conv2dArgs {
@@ -169,10 +174,30 @@ struct OptimizerControlArgs {
 
 /// One Adam/AdamW update of one parameter, in place; skipped where the control block says that the norm is
 /// not finite. g' = scale * g (+ l2 * p); m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; t = applied updates;
-/// p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + lr * weight_decay * p_old. All contiguous.
+/// p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + lr * weight_decay * p_old. All contiguous. With
+/// v_max (AMSGrad): v_max = max(v_max, v) takes the place of v in the denominator.
 struct AdamArgs {
   Array param, grad, m, v, control;
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, l2 = 0;
+  Array v_max = {};  ///< or absent
+};
+
+/// One step of gradient descent for one parameter, in place; skipped as in AdamArgs. g' = scale * g + l2 * p;
+/// buffer = momentum * buffer + (1 - dampening) * g', at the first applied update buffer = g';
+/// p -= lr * (nesterov ? g' + momentum * buffer : buffer), or p -= lr * g' without a buffer. All contiguous.
+struct SgdArgs {
+  Array param, grad, buffer, control;  ///< buffer: or absent
+  double lr = 0, momentum = 0, dampening = 0, l2 = 0;
+  bool nesterov = false;
+};
+
+/// y = the largest pixel of each window, channel by channel; x: [B, H, W, C], y, index: [B, OH, OW, C]; all
+/// contiguous. index (i64): the number h * W + w of that pixel, the first among equals; a NaN counts as
+/// larger than any number. Every window reaches at least one pixel of x. groups of the geometry is 1.
+struct MaxPool2dArgs {
+  Array x, y, index;
+  int window_h = 1, window_w = 1;
+  Conv2dGeometry geometry;
 };
 
 /// The table; see the top of this file for the rules.
@@ -235,6 +260,9 @@ struct Backend {
 
   void (*optimizer_control)(OptimizerControlArgs);
   void (*adam)(AdamArgs);
+  void (*sgd)(SgdArgs);
+
+  void (*max_pool2d)(MaxPool2dArgs);
 };
 
 /// The plain-loop oracle.

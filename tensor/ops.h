@@ -59,8 +59,9 @@ Tensor sum_of_squares(const std::vector<Tensor>& tensors);
 // --- linear algebra ----------------------------------------------------------------------------------------
 /// [..., M, K] x [..., K, N] -> [..., M, N]; leading axes broadcast. bias: [N] or undefined.
 Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias = {});
-/// x [B, H, W, C], kernel [KH, KW, C, O] (HWIO), bias [O] or undefined -> [B, OH, OW, O];
-/// OH = (H + pad_top + pad_bottom - KH) / stride_h + 1, rounded down.
+/// Cross-correlation with zero padding: x [B, H, W, C], kernel [KH, KW, C / groups, O] (HWIO), bias [O] or
+/// undefined -> [B, OH, OW, O], OH = floor((H + pad_top + pad_bottom - dilation_h (KH - 1) - 1) / stride_h)
+/// + 1. Groups must divide C and O; groups = C is a depthwise convolution.
 Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const Conv2dGeometry& geometry);
 /// Gradient of conv2d with respect to its input, whose height and width are given.
 Tensor conv2d_backward_data(const Tensor& dy, const Tensor& kernel, int64_t height, int64_t width,
@@ -68,6 +69,25 @@ Tensor conv2d_backward_data(const Tensor& dy, const Tensor& kernel, int64_t heig
 /// Gradient of conv2d with respect to its kernel, whose height and width are given.
 Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_height, int64_t kernel_width,
                               const Conv2dGeometry& geometry);
+/// Transposed convolution ("deconvolution"): the adjoint of the conv2d with this kernel and geometry, plus
+/// bias. x [B, H, W, C], kernel [KH, KW, O / groups, C], bias [O] or undefined -> [B, OH, OW, O] with
+/// OH = (H - 1) stride_h - pad_top - pad_bottom + dilation_h (KH - 1) + output_padding_h + 1. A convolution
+/// with a stride maps several image sizes to one: output_padding, in 0..stride - 1, chooses among them.
+/// PyTorch's ConvTranspose2d has the weight [C, O / groups, KH, KW]: kernel = weight.permute(2, 3, 1, 0).
+Tensor conv_transpose2d(const Tensor& x, const Tensor& kernel, const Tensor& bias,
+                        const Conv2dGeometry& geometry, int output_padding_h = 0, int output_padding_w = 0);
+/// The shape of its result, with all checks.
+Shape conv_transpose2d_shape(const Tensor& x, const Tensor& kernel, const Conv2dGeometry& geometry,
+                             int output_padding_h = 0, int output_padding_w = 0);
+
+struct MaxPoolResult {
+  Tensor y, index;
+};
+/// The largest pixel of every window, channel by channel: x [B, H, W, C] -> y [B, OH, OW, C], sizes as for
+/// conv2d with a kernel of window_h x window_w (strides are 1 unless given). index (i64, of y's shape): where
+/// it was, as h * W + w. Padding counts as minus infinity; the first of equal pixels wins, and a NaN wins
+/// over numbers. Throws where a window would lie in the padding alone.
+MaxPoolResult max_pool2d(const Tensor& x, int window_h, int window_w, const Conv2dGeometry& geometry);
 
 // --- layout ------------------------------------------------------------------------------------------------
 /// Joins along an axis that exists; the other axes must agree.

@@ -310,34 +310,37 @@ void gemm(GemmArgs g) {
   });
 }
 
-/// Calls f(offset in x, offset in kernel, offset in y) for every product of the convolution, with channel 0
-/// of x and of y; tap offsets outside the image are skipped.
+/// Calls f(offset in x, offset in kernel, offset in y) for every pixel and tap of the convolution, with
+/// channel 0 of x and of y; taps outside the image are skipped.
 template <class F>
 void for_each_tap(const Conv2dArgs& c, F&& f) {
   const int64_t batch = c.x.shape[0], h = c.x.shape[1], w = c.x.shape[2], in = c.x.shape[3];
   const int64_t kh = c.kernel.shape[0], kw = c.kernel.shape[1], out = c.kernel.shape[3];
-  const int64_t oh = c.y.shape[1], ow = c.y.shape[2];
+  const int64_t oh = c.y.shape[1], ow = c.y.shape[2], tap_size = c.kernel.shape[2] * out;
+  const Conv2dGeometry& g = c.geometry;
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t oy = 0; oy < oh; ++oy)
       for (int64_t ox = 0; ox < ow; ++ox)
         for (int64_t ky = 0; ky < kh; ++ky)
           for (int64_t kx = 0; kx < kw; ++kx) {
-            const int64_t iy = oy * c.geometry.stride_h - c.geometry.pad_top + ky;
-            const int64_t ix = ox * c.geometry.stride_w - c.geometry.pad_left + kx;
+            const int64_t iy = oy * g.stride_h - g.pad_top + ky * g.dilation_h;
+            const int64_t ix = ox * g.stride_w - g.pad_left + kx * g.dilation_w;
             if (iy < 0 || iy >= h || ix < 0 || ix >= w) continue;
-            f(((b * h + iy) * w + ix) * in, (ky * kw + kx) * in * out, ((b * oh + oy) * ow + ox) * out);
+            f(((b * h + iy) * w + ix) * in, (ky * kw + kx) * tap_size, ((b * oh + oy) * ow + ox) * out);
           }
 }
 
 /// Runs one of the three convolution passes with double accumulators: product(x, kernel, y, accumulators) per
-/// tap and channel pair, accumulated into an array of `target`'s size.
+/// tap and pair of channels of one group, accumulated into an array of `target`'s size.
 template <class T, class F>
 std::vector<double> accumulate_taps(const Conv2dArgs& c, const Array& target, F&& product) {
   std::vector<double> sums(static_cast<size_t>(numel(target.shape)), 0.0);
-  const int64_t in = c.x.shape[3], out = c.kernel.shape[3];
+  const int64_t in = c.kernel.shape[2], all_out = c.kernel.shape[3], out = all_out / c.geometry.groups;
   for_each_tap(c, [&](int64_t x, int64_t kernel, int64_t y) {
-    for (int64_t i = 0; i < in; ++i)
-      for (int64_t o = 0; o < out; ++o) product(sums, x + i, kernel + i * out + o, y + o);
+    for (int64_t g = 0; g < c.geometry.groups; ++g)
+      for (int64_t i = 0; i < in; ++i)
+        for (int64_t o = g * out; o < (g + 1) * out; ++o)
+          product(sums, x + g * in + i, kernel + i * all_out + o, y + o);
   });
   return sums;
 }
@@ -626,8 +629,65 @@ void adam(AdamArgs a) {
       const double m_new = a.beta1 * m + (1 - a.beta1) * g, v_new = a.beta2 * v + (1 - a.beta2) * g * g;
       m = static_cast<T>(m_new);
       v = static_cast<T>(v_new);
-      p = static_cast<T>(p - a.lr * (m_new / correction1) / (std::sqrt(v_new / correction2) + a.eps) -
+      double v_used = v_new;
+      if (!a.v_max.absent()) {
+        T& v_max = a.v_max.as<T>()[i];
+        v_used = v_max > v_new ? v_max : v_new;
+        v_max = static_cast<T>(v_used);
+      }
+      p = static_cast<T>(p - a.lr * (m_new / correction1) / (std::sqrt(v_used / correction2) + a.eps) -
                          a.lr * a.weight_decay * p);
+    }
+  });
+}
+
+void sgd(SgdArgs s) {
+  const double* control = s.control.as<double>();
+  if (!std::isfinite(control[3])) return;
+  with_float(s.param.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    for (int64_t i = 0; i < numel(s.param.shape); ++i) {
+      T& p = s.param.as<T>()[i];
+      double g = control[2] * s.grad.as<T>()[i] + s.l2 * p;
+      if (!s.buffer.absent()) {
+        T& buffer = s.buffer.as<T>()[i];
+        const double average = control[0] == 1 ? g : s.momentum * buffer + (1 - s.dampening) * g;
+        buffer = static_cast<T>(average);
+        g = s.nesterov ? g + s.momentum * average : average;
+      }
+      p = static_cast<T>(p - s.lr * g);
+    }
+  });
+}
+
+// --- pooling -----------------------------------------------------------------------------------------------
+
+void max_pool2d(MaxPool2dArgs p) {
+  with_float(p.x.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t h = p.x.shape[1], w = p.x.shape[2], channels = p.x.shape[3];
+    const int64_t oh = p.y.shape[1], ow = p.y.shape[2];
+    const Conv2dGeometry& g = p.geometry;
+    for (int64_t i = 0; i < numel(p.y.shape); ++i) {
+      const int64_t c = i % channels, ox = i / channels % ow, oy = i / (channels * ow) % oh,
+                    b = i / (channels * ow * oh);
+      const T* image = p.x.as<T>() + b * h * w * channels + c;
+      int64_t best = -1;
+      for (int64_t ky = 0; ky < p.window_h; ++ky)
+        for (int64_t kx = 0; kx < p.window_w; ++kx) {
+          const int64_t iy = oy * g.stride_h - g.pad_top + ky * g.dilation_h;
+          const int64_t ix = ox * g.stride_w - g.pad_left + kx * g.dilation_w;
+          if (iy < 0 || iy >= h || ix < 0 || ix >= w) continue;
+          const int64_t pixel = iy * w + ix;
+          if (best >= 0) {
+            const T value = image[pixel * channels], largest = image[best * channels];
+            const bool first_nan = std::isnan(value) && !std::isnan(largest);
+            if (!(value > largest || first_nan)) continue;
+          }
+          best = pixel;
+        }
+      p.y.as<T>()[i] = image[best * channels];
+      p.index.as<int64_t>()[i] = best;
     }
   });
 }
@@ -665,6 +725,8 @@ constexpr Backend kReference = {
     .dropout = dropout,
     .optimizer_control = optimizer_control,
     .adam = adam,
+    .sgd = sgd,
+    .max_pool2d = max_pool2d,
 };
 
 }  // namespace

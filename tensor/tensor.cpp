@@ -79,7 +79,7 @@ Tensor Tensor::flip(const std::vector<int>& axes) const {
   std::vector<bool> seen(static_cast<size_t>(rank()));
   for (int axis : axes) {
     const int a = normalize_axis(axis, rank(), "flip");
-    require(!seen[static_cast<size_t>(a)], "flip", "axis {} appears twice", axis);
+    require(!seen[static_cast<size_t>(a)], "flip", "expected each axis once, got axis {} twice", axis);
     seen[static_cast<size_t>(a)] = true;
     if (shape_[a] <= 1) continue;  // keeps the strides of a contiguous layout
     offset += (shape_[a] - 1) * strides_[a];

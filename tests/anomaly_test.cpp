@@ -45,6 +45,15 @@ TEST_CASE("the rule that produced the first NaN is named, with its input, shape 
   CHECK_FALSE(x.grad().defined());
 }
 
+TEST_CASE("the input whose gradient is bad is the one that is followed") {
+  DetectAnomaly guard({.forward = false});
+  const Variable a = leaf({0}, {1}), b = leaf({0}, {1});
+  // 0 / 0: the first gradient is 1 / 0 = Inf, the second -(Inf * 0) / 0 = NaN.
+  const std::string message = error_of([&] { divide(exp(a) - 1.0, sin(b)).backward(); });
+  contains(message, "the backward of 'divide' produced NaN: gradient of its input 1, shape (1,)");
+  contains(message, "; in divide <- sin <- leaf");
+}
+
 TEST_CASE("what goes through unharmed without the guard") {
   const Variable x = leaf({1, 4, 0}, {3});
   sum(multiply(sqrt(x), constant({1, 1, 0}, {3}))).backward();
@@ -114,6 +123,7 @@ TEST_CASE("forward values are checked, recorded or not, unless that is off") {
         "[anomaly] the value of 'multiply' contains NaN: shape (2,), 1 of 2 elements (first at element 0), "
         "but its input 1 contains NaN already: shape (2,), 1 of 2 elements (first at element 0); in multiply "
         "<- leaf");
+    contains(error_of([&] { multiply(constant({kNaN}, {1}), constant({kNaN}, {1})); }), "but its input 0");
     // Inf going in is worth a word.
     contains(error_of([&] { multiply(constant({kInf}, {1}), constant({0}, {1})); }),
              "and its input 0 contained Inf already: shape (1,)");

@@ -125,6 +125,24 @@ TEST_CASE("several results, of different shapes and dtypes") {
   for (size_t i = 0; i < 2; ++i) CHECK(values(first[i]) == values(direct[i]));
 }
 
+TEST_CASE("what is captured is found, and nothing else") {
+  const Variable x = leaf({2}, {}), w = leaf({5}, {});
+  // Returned without any operation.
+  const In y = checkpoint([&](const In& in) { return In{in[0] * 2.0, w}; }, {x});
+  CHECK(grad({y[0], y[1]}, {x, w})[1].item() == 1);
+  // A derivative taken inside records nodes in the first run, too; they are not captured.
+  const auto slope = [&](const In& in) {
+    const auto f = [&](const In& i) { return i[0] * i[0] * i[0] * w; };
+    return vjp(f, in, {}, /*create_graph=*/true).gradients[0];
+  };
+  const Variable z = checkpoint(slope, {x});  // 3 x^2 w
+  CHECK(z.item() == 60);
+  CHECK(graph_of(z).edges.size() == 3);  // x and w to the checkpoint, which has one output
+  const auto g = grad(z, {x, w});
+  CHECK(g[0].item() == 60);
+  CHECK(g[1].item() == 12);
+}
+
 TEST_CASE("an interrupted walk leaves nothing that a later one would count") {
   const Variable x = leaf({2}, {});
   const auto f = [](const In& in) { return In{in[0] * 3.0, in[0] * 5.0}; };

@@ -222,8 +222,8 @@ TEST_CASE("gemm: with beta 0 the old C is not read") {
 template <class T>
 void check_conv(int64_t batch, int64_t h, int64_t w, int64_t in, int64_t out, int64_t kh, int64_t kw,
                 const Conv2dGeometry& g) {
-  const int64_t oh = (h + g.pad_top + g.pad_bottom - kh) / g.stride_h + 1;
-  const int64_t ow = (w + g.pad_left + g.pad_right - kw) / g.stride_w + 1;
+  const int64_t oh = (h + g.pad_top + g.pad_bottom - g.dilation_h * (kh - 1) - 1) / g.stride_h + 1;
+  const int64_t ow = (w + g.pad_left + g.pad_right - g.dilation_w * (kw - 1) - 1) / g.stride_w + 1;
   CAPTURE(batch);
   CAPTURE(h);
   CAPTURE(w);
@@ -233,7 +233,9 @@ void check_conv(int64_t batch, int64_t h, int64_t w, int64_t in, int64_t out, in
   CAPTURE(kw);
   CAPTURE(g.stride_h);
   CAPTURE(g.pad_top);
-  const auto x = random_host<T>({batch, h, w, in}), kernel = random_host<T>({kh, kw, in, out}),
+  CAPTURE(g.groups);
+  CAPTURE(g.dilation_h);
+  const auto x = random_host<T>({batch, h, w, in}), kernel = random_host<T>({kh, kw, in / g.groups, out}),
              bias = random_host<T>({out}), y = random_host<T>({batch, oh, ow, out});
   const Host<T> ax = absolute(x), ak = absolute(kernel), ab = absolute(bias), ay = absolute(y);
   using Run = std::function<void(const Backend&, const std::vector<Host<T>>&)>;
@@ -278,6 +280,19 @@ void conv_cases() {
   check_conv<T>(1, 3, 3, 32, 5, 4, 4, {2, 2, 3, 3, 3, 3});
   check_conv<T>(20, 5, 5, 16, 9, 3, 3, {1, 1, 1, 1, 1, 1});  // several groups of images
   check_conv<T>(0, 4, 4, 3, 2, 3, 3, {1, 1, 1, 1, 1, 1});
+  // Groups: of whole vectors, of less than one, of one channel; more outputs than inputs and fewer.
+  check_conv<T>(2, 7, 6, 64, 32, 3, 3, {1, 1, 1, 1, 1, 1, 2});
+  check_conv<T>(3, 5, 6, 12, 51, 3, 2, {2, 1, 1, 0, 1, 1, 3});
+  check_conv<T>(2, 6, 7, 17, 17, 3, 3, {1, 1, 1, 1, 1, 1, 17});
+  check_conv<T>(1, 6, 7, 5, 15, 3, 3, {2, 2, 1, 1, 1, 1, 5});
+  check_conv<T>(2, 5, 5, 48, 3, 1, 1, {1, 1, 0, 0, 0, 0, 3});
+  check_conv<T>(0, 4, 4, 4, 2, 3, 3, {1, 1, 1, 1, 1, 1, 2});
+  // Dilations that share factors with the stride and do not; taps that lie in the padding alone.
+  check_conv<T>(2, 9, 8, 16, 5, 3, 3, {1, 1, 2, 2, 2, 2, 1, 2, 2});
+  check_conv<T>(2, 11, 10, 3, 4, 3, 2, {2, 3, 1, 2, 3, 0, 1, 2, 3});
+  check_conv<T>(1, 10, 12, 6, 33, 4, 3, {4, 2, 3, 3, 2, 2, 3, 2, 5});
+  check_conv<T>(1, 2, 3, 16, 4, 2, 3, {1, 1, 3, 3, 4, 4, 1, 4, 4});
+  check_conv<T>(1, 13, 7, 32, 32, 3, 3, {3, 2, 0, 1, 2, 1, 2, 3, 1});
 }
 
 TEST_CASE("conv2d: forward and both gradients, f32") { conv_cases<float>(); }
@@ -684,6 +699,17 @@ std::function<std::vector<Host<T>>(const std::vector<Host<T>>&)> relative_bounds
   };
 }
 
+/// For `roundings` of half a unit in the last place of numbers below `limit` each.
+template <class T>
+std::function<std::vector<Host<T>>(const std::vector<Host<T>>&)> absolute_bounds(double roundings,
+                                                                                 double limit) {
+  return [=](std::vector<Host<T>> outputs) {
+    for (Host<T>& o : outputs)
+      std::fill(o.values.begin(), o.values.end(), static_cast<T>(roundings / 2 * kEps<T> * limit));
+    return outputs;
+  };
+}
+
 /// Forward and backward; x has this mean and deviation 1.
 template <class T>
 void check_group_norm(int64_t batch, int64_t pixels, int64_t channels, int groups, int64_t rows,
@@ -858,21 +884,117 @@ void adam_cases() {
               .beta2 = 0.999,
               .eps = 1e-8,
               .weight_decay = 0.01,
-              .l2 = 0.1});
+              .l2 = 0.1,
+              .v_max = {}});
     };
     control.values = {3, 0, 0.5, 2};
-    // Some ten roundings of numbers below 8 each.
-    check_entry<T>({param, m, v}, run, relative_bounds<T>(30));
+    // Some twenty roundings; m may cancel.
+    const auto bounds = absolute_bounds<T>(20, 8);
+    check_entry<T>({param, m, v}, run, bounds);
     for (double norm : {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
       control.values = {3, 1, 0, norm};
       check_entry<T>({param, m, v}, run, relative_bounds<T>(0));
     }
+    control.values = {3, 0, 0.5, 2};
+    check_entry<T>(
+        {param, m, v, absolute(random_host<T>({n}, 0, 0.1))},
+        [&](const Backend& b, const std::vector<Host<T>>& o) {
+          b.adam({.param = o[0].array(),
+                  .grad = grad.array(),
+                  .m = o[1].array(),
+                  .v = o[2].array(),
+                  .control = control.array(),
+                  .lr = 1e-2,
+                  .beta1 = 0.9,
+                  .beta2 = 0.999,
+                  .eps = 1e-8,
+                  .v_max = o[3].array()});
+        },
+        bounds);
   }
 }
 
 TEST_CASE("adam") {
   adam_cases<float>();
   adam_cases<double>();
+}
+
+template <class T>
+void sgd_cases() {
+  for (int64_t n : {0, 1, 17, 40003}) {
+    const auto param = random_host<T>({n}), grad = random_host<T>({n}), buffer = random_host<T>({n});
+    Host<double> control({4});
+    for (const bool nesterov : {false, true}) {
+      const auto run = [&](const Backend& b, const std::vector<Host<T>>& o) {
+        b.sgd({.param = o[0].array(),
+               .grad = grad.array(),
+               .buffer = o.size() > 1 ? o[1].array() : Array{},
+               .control = control.array(),
+               .lr = 1e-2,
+               .momentum = 0.9,
+               .dampening = 0.25,
+               .l2 = 0.1,
+               .nesterov = nesterov});
+      };
+      for (double applied : {1, 2}) {
+        control.values = {applied, 0, 0.5, 2};
+        // Some fourteen roundings; the numbers themselves may cancel.
+        const auto bounds = absolute_bounds<T>(14, 8);
+        check_entry<T>({param, buffer}, run, bounds);
+        check_entry<T>({param}, run, bounds);
+      }
+      control.values = {3, 1, 0, std::numeric_limits<double>::quiet_NaN()};
+      check_entry<T>({param, buffer}, run, relative_bounds<T>(0));
+    }
+  }
+}
+
+TEST_CASE("sgd") {
+  sgd_cases<float>();
+  sgd_cases<double>();
+}
+
+// --- pooling -----------------------------------------------------------------------------------------------
+
+template <class T>
+void check_max_pool(int64_t batch, int64_t h, int64_t w, int64_t channels, int wh, int ww,
+                    const Conv2dGeometry& g) {
+  CAPTURE(h);
+  CAPTURE(channels);
+  const int64_t oh = (h + g.pad_top + g.pad_bottom - g.dilation_h * (wh - 1) - 1) / g.stride_h + 1;
+  const int64_t ow = (w + g.pad_left + g.pad_right - g.dilation_w * (ww - 1) - 1) / g.stride_w + 1;
+  Host<T> x = random_host<T>({batch, h, w, channels});
+  // Ties, NaN and infinities.
+  for (T& v : x.values) v = std::round(2 * v);
+  for (size_t i = 0; i < x.values.size(); i += 7)
+    x.values[i] = i % 3 ? std::numeric_limits<T>::quiet_NaN() : -std::numeric_limits<T>::infinity();
+  Host<int64_t> expected_index({batch, oh, ow, channels});
+  Host<T> expected({batch, oh, ow, channels});
+  reference_backend().max_pool2d({x.array(), expected.array(), expected_index.array(), wh, ww, g});
+  for_each_cpu([&](const Backend& backend) {
+    Host<T> y(expected.shape);
+    Host<int64_t> index(expected.shape);
+    backend.max_pool2d({x.array(), y.array(), index.array(), wh, ww, g});
+    CHECK(index.values == expected_index.values);
+    size_t different = 0;
+    for (size_t i = 0; i < y.values.size(); ++i) different += !same_number(y.values[i], expected.values[i]);
+    CHECK(different == 0);
+  });
+}
+
+TEST_CASE("max_pool2d: the reference's numbers and pixels") {
+  const auto cases = [](auto tag) {
+    using T = decltype(tag);
+    check_max_pool<T>(2, 8, 6, 32, 2, 2, {2, 2});
+    check_max_pool<T>(3, 7, 9, 17, 3, 3, {2, 2, 1, 1, 1, 1});
+    check_max_pool<T>(1, 9, 5, 1, 3, 2, {1, 3, 2, 0, 1, 1});
+    check_max_pool<T>(2, 9, 8, 5, 3, 2, {2, 1, 1, 2, 0, 2, 1, 2, 3});
+    check_max_pool<T>(40, 14, 14, 3, 1, 1, {1, 1});
+    check_max_pool<T>(0, 4, 4, 3, 2, 2, {2, 2});
+    check_max_pool<T>(2, 4, 4, 0, 2, 2, {2, 2});
+  };
+  cases(float{});
+  cases(double{});
 }
 
 // --- threads and selection ---------------------------------------------------------------------------------

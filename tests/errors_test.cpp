@@ -13,7 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "autograd/anomaly.h"
+#include "autograd/checkpoint.h"
+#include "autograd/functional.h"
 #include "autograd/gradcheck.h"
+#include "autograd/graph.h"
 #include "autograd/ops.h"
 #include "diffusion/config.h"
 #include "nn/ema.h"
@@ -417,6 +421,136 @@ TEST_CASE("errors of operations") {
   });
 }
 
+TEST_CASE("errors of operations with indices and layouts") {
+  const Tensor m43 = ones({4, 3}), none = ones({0, 3});
+  const auto indices = [](std::vector<int64_t> values, const Shape& shape) {
+    return Tensor::from(values, shape, {DType::i64});
+  };
+  const Tensor two = indices({0, 1}, {2}), column = indices({0, 1}, {2, 1});
+  check_rows({
+      {"indices that are floats", [&] { gather(m43, 0, m43); },
+       "[gather] expected indices of type i64, got f32"},
+      {"index out of range",
+       [&] {
+         gather(m43, 0, indices({4}, {1, 1}));
+       },
+       "[gather] expected indices in 0..3, got 4"},
+      {"rank of indices", [&] { gather(m43, 0, two); },
+       "[gather] expected indices with 2 axes for (4, 3), got (2,)"},
+      {"shape of indices",
+       [&] {
+         gather(m43, 0, indices({0, 1}, {1, 2}));
+       },
+       "[gather] expected indices that broadcast to (4, 3) off axis 0, got (1, 2)"},
+      {"indices on another device",
+       [&] {
+         gather(elsewhere({4, 3}), 0, column);
+       },
+       "[gather] devices differ: 'reference' and 'cpu'; move one with to(device)"},
+      {"gather from bf16", [&] { gather(ones({2}, DType::bf16), 0, two); },
+       "[gather] expected f32, f64 or i64, got bf16"},
+      {"negative size of arange", [] { arange(-1); }, "[arange] expected a size of at least 0, got -1"},
+      {"negative size of scatter_add", [&] { scatter_add(m43, 0, column, -1); },
+       "[scatter_add] expected a size of at least 0, got -1"},
+      {"too few indices", [&] { scatter_add(m43, 0, column, 2); },
+       "[scatter_add] expected one index for each of (4, 3) on axis 0, got (2, 1)"},
+      {"one_hot of integers", [&] { one_hot(two, 2, DType::i64); },
+       "[one_hot] expected a result of f32 or f64, got i64"},
+      {"no class", [&] { one_hot(two, 0); }, "[one_hot] expected at least one class, got 0"},
+      {"table of embedding", [&] { embedding(leaf({3}), two); },
+       "[embedding] expected a table [N, D], got (3,)"},
+      {"no ids",
+       [] {
+         embedding(leaf({3, 2}), Tensor());
+       },
+       "[embedding] expected ids, got an undefined tensor"},
+      {"argmax of nothing", [&] { argmax(none, 0); },
+       "[argmax] expected at least one element on axis 0, got shape (0, 3)"},
+      {"argmin of nothing", [&] { argmin(none, 0); },
+       "[argmin] expected at least one element on axis 0, got shape (0, 3)"},
+      {"argmax of a long f32 axis", [] { argmax(ones({1}).expand({(1 << 24) + 1}), 0); },
+       "[argmax] axis 0 of (16777217,) has more elements than f32 can count (2^24); convert with "
+       "to(DType::f64)"},
+      {"min of nothing", [&] { min(none); }, "[min] expected at least one element, got shape (0, 3)"},
+      {"axis of cumulative_sum", [&] { cumulative_sum(m43, 2); },
+       "[cumulative_sum] axis 2 is outside -2..1 of a tensor with 2 axes"},
+      {"axis of argsort", [&] { argsort(m43, 2); },
+       "[argsort] axis 2 is outside -2..1 of a tensor with 2 axes"},
+      {"axis of sort", [&] { sort(m43, 2); }, "[*sort] axis 2 is outside -2..1 of a tensor with 2 axes"},
+      {"stack of nothing", [] { stack(std::vector<Tensor>{}, 0); },
+       "[stack] expected at least one tensor, got none"},
+      {"stack of no variables", [] { stack(std::vector<Variable>{}, 0); },
+       "[stack] expected at least one tensor, got none"},
+      {"stack of undefined",
+       [&] {
+         stack({m43, Tensor()}, 0);
+       },
+       "[stack] expected tensors, got an undefined one"},
+      {"stack of two shapes",
+       [&] {
+         stack({m43, none}, 0);
+       },
+       "[stack] expected parts of one shape, got (4, 3) and (0, 3)"},
+      {"stack of variables of two shapes",
+       [] {
+         stack({leaf({4}), leaf({3})}, 0);
+       },
+       "[stack] expected parts of one shape, got (4,) and (3,)"},
+      {"pad of undefined", [] { pad(Tensor(), {}, {}); },
+       "[pad] expected a tensor, got an undefined one (default-constructed)"},
+      {"sizes of pad",
+       [&] {
+         pad(m43, {1}, {1, 1});
+       },
+       "[pad] expected one size before and one after for each axis of (4, 3), got 1 and 2"},
+      {"negative pad",
+       [&] {
+         pad(m43, {0, -1}, {0, 0});
+       },
+       "[pad] expected sizes of at least 0, got -1 and 0 for axis 1; crop with slice"},
+      {"negative part",
+       [] {
+         split(leaf({4}), {5, -1}, 0);
+       },
+       "[split] expected sizes of at least 0, got -1"},
+      {"parts of another size",
+       [] {
+         split(leaf({4}), {2, 3}, 0);
+       },
+       "[split] expected sizes that add up to 4 (axis 0 of (4,)), got 5"},
+      {"step", [&] { m43.slice(0, 0, 4, 0); },
+       "[slice] expected a step of at least 1, got 0; reverse with flip"},
+      {"condition of where", [&] { where(none, m43, m43); },
+       "[where] shapes do not broadcast: (0, 3) and (4, 3); sizes must be equal or 1, aligned at the last "
+       "axis"},
+      {"flip of an axis twice",
+       [&] {
+         m43.flip({0, -2});
+       },
+       "[flip] expected each axis once, got axis -2 twice"},
+      {"log_softmax of nothing", [] { log_softmax(leaf({0})); },
+       "[log_softmax] expected at least one element, got shape (0,)"},
+      {"logsumexp of nothing", [] { logsumexp(leaf({0})); },
+       "[logsumexp] expected at least one element, got shape (0,)"},
+      {"cross entropy without labels",
+       [] {
+         cross_entropy(leaf({2, 3}), Tensor());
+       },
+       "[cross_entropy] expected logits [..., classes] and labels, got (2, 3) and an undefined tensor"},
+      {"shape of labels",
+       [&] {
+         cross_entropy(leaf({3, 3}), two);
+       },
+       "[cross_entropy] expected labels of shape (3,) for logits (3, 3), got (2,)"},
+      {"variance of one", [] { variance(leaf({1})); },
+       "[variance] expected more elements than the correction, which is at least 0; got 1 elements and "
+       "correction "
+       "1"},
+      {"order of a norm", [] { norm(leaf({2}), {}, false, 0.5); },
+       "[norm] expected an order p of at least 1 (or infinity), got 0.5"},
+  });
+}
+
 TEST_CASE("errors of automatic differentiation") {
   const Variable x = leaf({2});
   check_rows({
@@ -439,15 +573,15 @@ TEST_CASE("errors of automatic differentiation") {
        "[register_hook] expected a variable that requires a gradient, got one that does not: the hook would "
        "never run"},
       {"backward without history", [&] { x.detach().backward(); },
-       "[backward] the output does not depend on *"},
+       "[backward] the output does not depend on anything that requires a gradient"},
       {"backward of a vector", [&] { (x * 2.0).backward(); },
        "[backward] expected a scalar output, got shape (2,); pass an upstream gradient"},
       {"upstream shape", [&] { (x * 2.0).backward(leaf({3})); },
-       "[backward] 'upstream gradient' gave a gradient of shape (3,) for a value of shape (2,)*"},
+       "[backward] expected an upstream gradient of the shape (2,) of the output, got (3,)"},
       {"upstream dtype", [&] { (x * 2.0).backward(leaf({2}, DType::f32)); },
-       "[backward] 'upstream gradient' gave a gradient of f32 on 'cpu' for a value of f64 on 'cpu'*"},
+       "[backward] *the caller* gave a gradient of f32 on 'cpu' for a value of f64 on 'cpu'"},
       {"upstream device", [] { (leaf({2}, DType::f32) * 2.0).backward(Variable(elsewhere({2}))); },
-       "[backward] 'upstream gradient' gave a gradient of f32 on 'reference' for a value of f32 on 'cpu'*"},
+       "[backward] *the caller* gave a gradient of f32 on 'reference' for a value of f32 on 'cpu'"},
       {"freed graph",
        [&] {
          const Variable y = sum(x * x);
@@ -481,6 +615,50 @@ TEST_CASE("errors of automatic differentiation") {
       {"rule with a gradient of another dtype",
        [&] { sum(with_rule(x, {leaf({2}, DType::f32)})).backward(); },
        "[backward] 'mine' gave a gradient of f32 on 'cpu' for a value of f64 on 'cpu'*"},
+      {"no outputs", [&] { grad(std::vector<Variable>{}, {x}); },
+       "[backward] expected at least one output, got none"},
+      {"too many upstream gradients",
+       [&] {
+         grad(std::vector<Variable>{sum(x)}, {x}, std::vector<Variable>{leaf({}), leaf({})});
+       },
+       "[backward] expected one upstream gradient for each of 1 outputs, got 2; an undefined one stands for "
+       "1"},
+      {"undefined output", [] { Variable().backward(); },
+       "[backward] expected results, got an undefined variable as the output"},
+      {"undefined input of grad", [&] { grad(sum(x), {Variable()}); },
+       "[grad] expected variables, got an undefined one as input 0"},
+      {"set_value before backward, seen by the walk",
+       [] {
+         Variable p = leaf({2});
+         const Variable y = sum(p);
+         p.set_value(ones({2}, DType::f64));
+         y.backward();
+       },
+       "[backward] a leaf of shape (2,) in the graph was given another value by set_value; call it after "
+       "backward()"},
+      {"hook with a gradient of another shape",
+       [&] {
+         const Variable y = x * 2.0;
+         y.register_hook([](const Variable&) { return leaf({3}); });
+         sum(y).backward();
+       },
+       "[backward] a hook of '*' gave a gradient of shape (3,) for a value of shape (2,)"},
+      {"empty hook", [] { leaf({2}).register_hook(nullptr); },
+       "[register_hook] expected a function, got an empty one"},
+      {"hook of accumulation without gradient",
+       [] { Variable(ones({2})).register_accumulated_hook([](const Variable&) {}); },
+       "[register_accumulated_hook] expected a variable that requires a gradient, got one that does not: the "
+       "hook "
+       "would never run"},
+      {"hook of accumulation on a result", [&] { sum(x).register_accumulated_hook([](const Variable&) {}); },
+       "[register_accumulated_hook] expected a leaf, got the result of 'sum', which accumulates nothing; use "
+       "register_hook"},
+      {"empty hook of accumulation", [] { leaf({2}).register_accumulated_hook(nullptr); },
+       "[register_accumulated_hook] expected a function, got an empty one"},
+      {"undefined value", [] { leaf({2}).set_value(Tensor()); },
+       "[set_value] expected a tensor, got an undefined one (default-constructed)"},
+      {"value without gradients", [] { leaf({2}).set_value(ones({2}, DType::i64)); },
+       "[set_value] only f32 and f64 have gradients, got i64; call set_requires_grad(false) before"},
       {"grad without inputs", [&] { grad(sum(x), {}); }, "[grad] expected at least one input, got none"},
       {"fourth derivative",
        [] {
@@ -493,6 +671,113 @@ TEST_CASE("errors of automatic differentiation") {
        "[gradcheck] expected inputs, got an undefined variable"},
       {"gradgradcheck of nothing", [] { gradgradcheck([](const auto& in) { return in[0]; }, {}); },
        "[gradgradcheck] expected at least one input, got none"},
+  });
+}
+
+TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs") {
+  using Variables = std::vector<Variable>;
+  const Variable x = leaf({2});
+  const auto same = [](const Variables& in) { return in[0]; };
+  const auto nothing = [](const Variables&) { return Variable(); };
+  const MultiFunction no_output = [](const Variables&) { return Variables{Variable()}; };
+  const auto nan = [](const Shape& shape) { return Variable(Tensor::full(shape, NAN, {DType::f64})); };
+  const auto rows = [](const std::vector<int64_t>& sizes) { return leaf(Shape(sizes)); };
+  check_rows({
+      {"undefined input of vjp", [&] { vjp(same, {Variable()}, x); },
+       "[vjp] expected variables, got an undefined one as input 0"},
+      {"undefined input of jacobian", [&] { jacobian(same, {Variable()}); },
+       "[jacobian] expected variables, got an undefined one as input 0"},
+      {"undefined input of hessian", [&] { hessian(same, {Variable()}); },
+       "[hessian] expected variables, got an undefined one as input 0"},
+      {"upstream gradients of vjp",
+       [&] { vjp(MultiFunction([](const Variables& in) { return in; }), {x}, {}); },
+       "[vjp] expected one upstream gradient per output, 1 in all, got 0"},
+      {"undefined output of vjp", [&] { vjp(no_output, {x}, Variables{x}); },
+       "[vjp] the function returned an undefined variable as output 0"},
+      {"shape for vjp", [&] { vjp(same, {x}, leaf({3})); },
+       "[vjp] expected an upstream gradient of shape (2,) for output 0, got (3,)"},
+      {"number of tangents", [&] { jvp(same, {x}, {}); },
+       "[jvp] expected one tangent per input, 1 in all, got 0"},
+      {"shape of a tangent", [&] { jvp(same, {x}, {leaf({3})}); },
+       "[jvp] expected a tangent of shape (2,) and f64 for input 0, got (3,) and f64"},
+      {"undefined output of jvp", [&] { jvp(no_output, {x}, Variables{x}); },
+       "[jvp] the function returned an undefined variable as output 0"},
+      {"undefined result of jacobian", [&] { jacobian(nothing, {x}); },
+       "[jacobian] the function returned an undefined variable"},
+      {"axes of a jacobian",
+       [&] {
+         jacobian(same, {rows({1, 1, 1, 1, 1})});
+       },
+       "[jacobian] expected at most 8 axes in all, got output (1, 1, 1, 1, 1) and input (1, 1, 1, 1, 1); "
+       "reshape one "
+       "of them"},
+      {"hessian of a vector", [&] { hessian(same, {x}); },
+       "[hessian] expected a function with a scalar result, got shape (2,)"},
+      {"vectors of hvp", [&] { hvp(same, {x}, {}); }, "[hvp] expected one vector per input, 1 in all, got 0"},
+      {"checkpoint of nothing", [&] { checkpoint(nothing, {x}); },
+       "[checkpoint] the function returned an undefined variable as output 0"},
+      {"checkpoint with another number of outputs",
+       [&] {
+         int runs = 0;
+         const MultiFunction changes = [&](const Variables& in) {
+           return Variables(runs++ ? 2 : 1, in[0] * 2.0);
+         };
+         sum(checkpoint(changes, {x})[0]).backward();
+       },
+       "[checkpoint] the function returned 1 outputs, then 2 when it was run again; it must do the same each "
+       "time"},
+      {"checkpoint with another shape",
+       [&] {
+         int runs = 0;
+         sum(checkpoint([&](const Variables& in) { return runs++ ? sum(in[0]) : in[0] * 2.0; }, {x}))
+             .backward();
+       },
+       "[checkpoint] output 0 had shape (2,) and f64, then () and f64 when the function was run again; it "
+       "must do "
+       "the same each time"},
+      {"NaN of a value",
+       [&] {
+         DetectAnomaly guard;
+         log(leaf({2}) - 3.0);
+       },
+       "[anomaly] the value of 'log' contains NaN: *"},
+      {"NaN upstream",
+       [&] {
+         DetectAnomaly guard;
+         (x * 2.0).backward(nan({2}));
+       },
+       "[anomaly] the upstream gradient given for '*' contains NaN before any rule has run: *"},
+      {"NaN of a hook",
+       [&] {
+         DetectAnomaly guard;
+         const Variable y = x * 2.0;
+         y.register_hook([&](const Variable&) { return nan({2}); });
+         sum(y).backward();
+       },
+       "[anomaly] a hook of '*' returned NaN: *"},
+      {"NaN of a rule",
+       [&] {
+         DetectAnomaly guard;
+         sum(with_rule(x, {nan({2})})).backward();
+       },
+       "[anomaly] the backward of 'mine' produced NaN: gradient of its input 0, *"},
+      {"NaN of a sum",
+       [&] {
+         DetectAnomaly guard;
+         const Variable infinite(Tensor::full({2}, INFINITY, {DType::f64}));
+         const Variable p = leaf({2});
+         sum(with_rule(p, {infinite}) + with_rule(p, {-infinite})).backward();
+       },
+       "[anomaly] adding up the gradients of the uses of '*' gave NaN: *"},
+      {"name of a picture", [&] { write_graph(sum(x), "graph.jpg"); },
+       "[write_graph] expected a file name that ends in .dot, .gv or .svg, got 'graph.jpg'"},
+      {"graph of nothing", [&] { write_graph(x.detach(), "graph.dot"); },
+       "[write_graph] the output does not depend on anything that requires a gradient, so there is no graph"},
+      {"no Graphviz",
+       [&] { with_environment("PATH", "/nowhere", [&] { write_graph(sum(x), "graph.svg"); }); },
+       "[write_graph] expected Graphviz's program 'dot' to draw the picture, but it does not start: *; "
+       "install "
+       "graphviz (Debian: apt-get install graphviz), or write a .dot file"},
   });
 }
 
@@ -553,7 +838,11 @@ TEST_CASE("errors of modules and optimisers") {
        "[SelfAttention] expected images [B, H, W, C], got (1, 3, 2)"},
       {"decay", [&] { Ema(all, 1, EmaWarmup::none); }, "[Ema] expected a decay in [0, 1), got 1"},
       {"warm-up of an average", [] { ema_warmup_by_name("slow"); },
-       "[ema_warmup] expected none or ramp, got 'slow'"},
+       "[ema_warmup] expected none, ramp or power, got 'slow'"},
+      {"name of no warm-up", [] { name_of(static_cast<EmaWarmup>(9)); },
+       "[ema_warmup] expected a warm-up of the list, got number 9"},
+      {"average with no warm-up", [&] { Ema(all, 0.5, static_cast<EmaWarmup>(9)).update(); },
+       "[Ema] expected a warm-up of the list, got number 9"},
       {"optimiser of nothing", [] { Adam({}, {}); }, "[Adam] expected at least one parameter, got none"},
       {"constant of an optimiser", [&] { Adam(all, {.beta1 = 1}); },
        "[Adam] beta1 = 1 is out of range; betas lie in [0, 1), eps is positive, the others are not negative"},

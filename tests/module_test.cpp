@@ -283,6 +283,24 @@ TEST_CASE("layers: group norm with FiLM equals the formula written out") {
   CHECK_THROWS_WITH_AS(GroupNorm(6, 4), doctest::Contains("4 groups do not divide 6 channels"), Error);
 }
 
+TEST_CASE("layers: layer norm and instance norm use their parameters and eps") {
+  LayerNorm layer(4, 1e-2);
+  InstanceNorm instance(4, 1e-1);
+  init_parameters(layer, 0, {.dtype = DType::f64});
+  init_parameters(instance, 0, {.dtype = DType::f64});
+  const TensorOptions f64{.dtype = DType::f64};
+  const Variable x(random_normal({2, 3, 4}, {1, 0}, 0, f64));
+  CHECK(values(layer(x)) == values(layer_norm(x, {}, {}, 1e-2)));
+  CHECK(values(instance(x)) == values(instance_norm(x, {}, {}, 1e-1)));
+  const Variable scale(random_normal({4}, {1, 1}, 0, f64)), bias(random_normal({4}, {1, 2}, 0, f64));
+  for (NamedVariable& p : parameters(layer))
+    p.variable.set_value(p.name == "scale" ? scale.value() : bias.value());
+  for (NamedVariable& p : parameters(instance))
+    p.variable.set_value(p.name == "scale" ? scale.value() : bias.value());
+  CHECK(values(layer(x)) == values(layer_norm(x, scale, bias, 1e-2)));
+  CHECK(values(instance(x)) == values(instance_norm(x, scale, bias, 1e-1)));
+}
+
 TEST_CASE("layers: self-attention starts as the identity, and heads use their own channels") {
   SelfAttention block(6, 2, 3);
   init_parameters(block, 0);

@@ -244,7 +244,7 @@ TEST_CASE("what the new operations refuse") {
                "[one_hot] expected a result of f32 or f64"));
   CHECK(starts(error_of([&] { slice(x, 0, 0, 2, 0); }),
                "[slice] expected a step of at least 1, got 0; reverse with flip"));
-  CHECK(starts(error_of([&] { flip(x, {0, -2}); }), "[flip] axis -2 appears twice"));
+  CHECK(starts(error_of([&] { flip(x, {0, -2}); }), "[flip] expected each axis once, got axis -2 twice"));
   CHECK(starts(error_of([&] { stack({x, leaf({1}, {1})}, 0); }), "[stack] expected parts of one shape"));
   CHECK(starts(error_of([&] { stack(std::vector<Variable>{}, 0); }), "[stack] expected at least one tensor"));
   CHECK(starts(error_of([&] { split(x, {1, 2}, 1); }), "[split] expected sizes that add up to 2"));

@@ -3,12 +3,19 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <map>
+#include <regex>
+#include <set>
 
 #include "autograd/cases/op_cases.h"
 #include "autograd/composed.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops.h"
+#include "tensor/cpu/cpu_backend.h"
+#include "tensor/error.h"
 #include "tests/unreadable_backend.h"
 
 using namespace halfstep;
@@ -38,27 +45,94 @@ void check_close(const std::vector<double>& a, const std::vector<double>& b, dou
   CHECK(error <= bound * largest);
 }
 
-/// The same values with the memory order of the axes reversed: nothing is contiguous any more.
-Variable reversed_layout(const Variable& v) {
-  std::vector<int> order;
-  for (int i = v.rank() - 1; i >= 0; --i) order.push_back(i);
-  return Variable(v.value().permute(order).clone().permute(order), v.requires_grad());
+/// |a - b| <= bound * max(1, max|b|) for the output and every gradient.
+void check_all_close(const std::vector<std::vector<double>>& a, const std::vector<std::vector<double>>& b,
+                     double bound) {
+  REQUIRE(a.size() == b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    CAPTURE(i);
+    check_close(a[i], b[i], bound);
+  }
 }
 
+/// Rounding errors of n terms are independent: their sum grows like sqrt(n), with few above 4 deviations. The
+/// functions themselves are good to a few units in the last place, and normalisations amplify by their number
+/// of passes; 16 units cover both. A case that cancels more says so by `terms`.
+double rounding_bound(const OpCase& c, const std::vector<std::vector<double>>& results, DType dtype) {
+  int64_t terms = c.terms;
+  if (terms == 0)
+    for (const auto& r : results) terms = std::max(terms, static_cast<int64_t>(r.size()));
+  const double eps =
+      dtype == DType::f32 ? std::numeric_limits<float>::epsilon() : std::numeric_limits<double>::epsilon();
+  return eps * (16 + 4 * std::sqrt(static_cast<double>(terms)));
+}
+
+/// A device with the kernels of one instruction set.
+Device& isa_device(Isa isa) {
+  static std::map<Isa, Device*> devices;
+  Device*& device = devices[isa];
+  if (!device) device = new Device(cpu_backend_for(isa));  // lives as long as the process, as all devices
+  return *device;
+}
+
+std::vector<Isa> isas_here() {
+  std::vector<Isa> found;
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+    if (is_supported(isa)) found.push_back(isa);
+  return found;
+}
+
+constexpr DType kDTypes[] = {DType::f32, DType::f64};
+
+/// Whether Tensor has a view with negative strides.
+template <class T>
+constexpr bool has_flip = requires(const T& t) { t.flip(std::vector<int>()); };
+constexpr bool kHasFlip = has_flip<Tensor>;
+
 }  // namespace
+
+TEST_CASE("every operation of autograd/ops.h has a row in the case table") {
+  std::ifstream file(HALFSTEP_TESTS_DIR "/../autograd/ops.h");
+  const std::string header{std::istreambuf_iterator<char>(file), {}};
+  std::set<std::string> declared, with_row;
+  // A declaration starts its line with the result's type; operators are shorthands of what is declared.
+  const std::regex declaration(
+      "(^|\n)(Variable|std::vector<Variable>|std::pair<Variable, Variable>) (\\w+)\\(");
+  for (std::sregex_iterator it(header.begin(), header.end(), declaration), end; it != end; ++it)
+    declared.insert((*it)[3]);
+  for (const OpCase& c : op_cases()) with_row.insert(op_of(c));
+  REQUIRE(declared.size() >= 40);
+  for (const std::string& op : declared) CHECK_MESSAGE(with_row.count(op) == 1, op, " has no row");
+  for (const std::string& op : with_row)
+    CHECK_MESSAGE(declared.count(op) == 1, "a row begins with '", op, "', which is no operation");
+}
+
+TEST_CASE("names of rows are unique") {
+  std::set<std::string> names;
+  for (const OpCase& c : op_cases()) CHECK_MESSAGE(names.insert(c.name).second, c.name);
+}
 
 TEST_CASE("gradients agree with differences in f64") {
   for (Device* device : {&reference_device(), &cpu_device()})
     for (const OpCase& c : op_cases()) {
       CAPTURE(c.name);
       CAPTURE(device->name());
-      const auto report =
-          gradcheck(c.function, make_inputs(c, {DType::f64, device}), {.mode = GradcheckMode::full});
+      const auto inputs = make_inputs(c, {DType::f64, device});
+      const auto report = gradcheck(c.function, inputs, {.mode = GradcheckMode::full});
       CHECK_MESSAGE(report.ok, report.message);
-      const auto direction = gradcheck(c.function, make_inputs(c, {DType::f64, device}),
-                                       {.mode = GradcheckMode::random_direction});
+      CHECK(report.checked > 0);
+      const auto direction = gradcheck(c.function, inputs, {.mode = GradcheckMode::random_direction});
       CHECK_MESSAGE(direction.ok, direction.message);
     }
+}
+
+TEST_CASE("f32 gradients agree with differences in f64") {
+  for (const OpCase& c : op_cases()) {
+    CAPTURE(c.name);
+    const auto report = gradcheck(c.function, make_inputs(c, {DType::f32, &cpu_device()}));
+    CHECK_MESSAGE(report.ok, report.message);
+    CHECK(report.differences == DType::f64);
+  }
 }
 
 TEST_CASE("gradients of gradients agree with differences in f64") {
@@ -70,34 +144,144 @@ TEST_CASE("gradients of gradients agree with differences in f64") {
   }
 }
 
-TEST_CASE("the cpu and unreadable devices agree with reference, forward and backward") {
+TEST_CASE("every instruction set and the unreadable device agree with reference, forward and backward") {
   for (const OpCase& c : op_cases()) {
     CAPTURE(c.name);
-    for (DType dtype : {DType::f32, DType::f64}) {
+    for (DType dtype : kDTypes) {
       const auto expected = results(c, make_inputs(c, {dtype, &reference_device()}, true));
-      // Sums here have fewer than 200 terms of order 1; reference accumulates in double.
-      const double eps = dtype == DType::f32 ? std::numeric_limits<float>::epsilon() : 1e-16;
-      const auto cpu = results(c, make_inputs(c, {dtype, &cpu_device()}, true));
-      const auto unreadable = results(c, make_inputs(c, {dtype, &unreadable_device()}, true));
-      for (size_t i = 0; i < expected.size(); ++i) {
-        check_close(cpu[i], expected[i], 200 * eps);
-        CHECK(unreadable[i] == expected[i]);  // the same kernels: the same bits
+      for (Isa isa : isas_here()) {
+        CAPTURE(name_of(isa));
+        check_all_close(results(c, make_inputs(c, {dtype, &isa_device(isa)}, true)), expected,
+                        rounding_bound(c, expected, dtype));
       }
+      const auto unreadable = results(c, make_inputs(c, {dtype, &unreadable_device()}, true));
+      CHECK(unreadable == expected);  // the same kernels: the same bits
     }
   }
 }
 
-TEST_CASE("any layout of the inputs gives the same results") {
+TEST_CASE("awkward sizes: every instruction set agrees with reference") {
+  size_t enlarged = 0;
   for (const OpCase& c : op_cases()) {
     CAPTURE(c.name);
-    for (Device* device : {&reference_device(), &cpu_device()}) {
-      auto inputs = make_inputs(c, {DType::f64, device}, true);
-      const auto expected = results(c, inputs);
-      for (Variable& v : inputs) v = reversed_layout(v);
-      const auto got = results(c, inputs);
-      for (size_t i = 0; i < expected.size(); ++i) check_close(got[i], expected[i], 1e-14);
-    }
+    const auto all_shapes = larger_inputs(c);
+    enlarged += !all_shapes.empty();
+    for (const auto& shapes : all_shapes)
+      for (DType dtype : kDTypes) {
+        const auto expected = results(c, make_inputs(c, shapes, {dtype, &reference_device()}, true));
+        for (Isa isa : isas_here()) {
+          CAPTURE(name_of(isa));
+          check_all_close(results(c, make_inputs(c, shapes, {dtype, &isa_device(isa)}, true)), expected,
+                          rounding_bound(c, expected, dtype));
+        }
+      }
   }
+  CHECK(5 * enlarged >= 4 * op_cases().size());  // the others hold sizes of their own
+}
+
+TEST_CASE("any layout of the inputs gives the same results") {
+  for (const OpCase& c : op_cases())
+    for (InputLayout layout : kInputLayouts) {
+      CAPTURE(c.name);
+      CAPTURE(name_of(layout));
+      for (DType dtype : kDTypes) {
+        const auto inputs = make_inputs(c, {dtype, &reference_device()}, true);
+        std::vector<Variable> plain;
+        for (const Variable& v : inputs) plain.emplace_back(with_layout(v.value(), layout).clone(), true);
+        const auto expected = results(c, plain);
+        for (Device* device : {&reference_device(), &cpu_device(), &unreadable_device()}) {
+          std::vector<Variable> laid;
+          for (const Variable& v : inputs)
+            laid.emplace_back(with_layout(v.value().to(*device), layout), true);
+          check_all_close(results(c, laid), expected, rounding_bound(c, expected, dtype));
+        }
+      }
+    }
+}
+
+TEST_CASE("layouts are what they say") {
+  const Tensor x = random_normal({3, 1, 4}, {8, 0});
+  const auto values = x.to_vector<double>();
+  for (InputLayout layout : kInputLayouts) {
+    const Tensor y = with_layout(x, layout);
+    CHECK(y.shape() == x.shape());
+    CAPTURE(name_of(layout));
+    const bool plain = layout == InputLayout::contiguous || (layout == InputLayout::flipped && !kHasFlip);
+    CHECK(y.contiguous_layout() == plain);
+    if (layout != InputLayout::expanded) CHECK(y.to_vector<double>() == values);
+    CHECK(layout_by_name(name_of(layout)) == layout);
+  }
+  CHECK(with_layout(x, InputLayout::expanded).strides()[0] == 0);
+  CHECK(with_layout(x, InputLayout::sliced).offset() > 0);
+  CHECK_THROWS_AS(layout_by_name("diagonal"), Error);
+}
+
+namespace {
+
+/// Runs a case with shapes that it may refuse. A refusal is an Error of the forward, "[name] ..."; what the
+/// forward accepted must have a backward, with gradients of the inputs' shapes.
+/// Returns whether it was accepted.
+bool accepts(const OpCase& c, const std::vector<Shape>& shapes, Device& device) {
+  const auto inputs = make_inputs(c, shapes, {DType::f64, &device}, true);
+  Variable y;
+  try {
+    y = c.function(inputs);
+  } catch (const Error& e) {
+    CHECK_MESSAGE(std::regex_search(e.what(), std::regex("^\\[[a-z_0-9]+\\] .")), e.what());
+    return false;
+  }
+  const auto gradients = grad(y, inputs, Variable(Tensor::ones(y.shape(), y.options())));
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    CHECK(gradients[i].shape() == inputs[i].shape());
+    if (y.numel() > 0) continue;
+    for (double g : gradients[i].value().to_vector<double>()) CHECK(g == 0);
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("inputs without elements work or are refused, alike on every device") {
+  int accepted = 0;
+  for (const OpCase& c : op_cases()) {
+    CAPTURE(c.name);
+    std::vector<std::vector<Shape>> tries;
+    // An axis at a time, of one input and of all that have it (a batch without examples).
+    for (size_t i = 0; i <= c.inputs.size(); ++i)
+      for (int axis = 0; axis < kMaxRank; ++axis) {
+        std::vector<Shape> shapes = c.inputs;
+        for (size_t k = 0; k < shapes.size(); ++k)
+          if ((k == i || i == c.inputs.size()) && axis < shapes[k].rank()) shapes[k][axis] = 0;
+        if (shapes != c.inputs) tries.push_back(shapes);
+      }
+    for (const auto& shapes : tries) {
+      const bool here = accepts(c, shapes, reference_device());
+      CHECK(accepts(c, shapes, cpu_device()) == here);
+      CHECK(accepts(c, shapes, unreadable_device()) == here);
+      accepted += here;
+    }
+    for (const auto& shapes : c.empty) CHECK(accepts(c, shapes, cpu_device()));
+  }
+  CHECK(accepted > 40);
+}
+
+TEST_CASE("inputs of one element: gradients agree with differences where the shapes are accepted") {
+  int accepted = 0;
+  for (const OpCase& c : op_cases()) {
+    CAPTURE(c.name);
+    std::vector<Shape> shapes = c.inputs;
+    for (Shape& shape : shapes) shape = Dims::filled(shape.rank(), 1);
+    const bool here = accepts(c, shapes, reference_device());
+    CHECK(accepts(c, shapes, cpu_device()) == here);
+    if (!here) continue;
+    ++accepted;
+    const auto report = gradcheck(c.function, make_inputs(c, shapes, {DType::f64, &cpu_device()}, false),
+                                  {.on_kink = OnKink::skip});
+    CHECK_MESSAGE(report.ok, report.message);
+    check_all_close(results(c, make_inputs(c, shapes, {DType::f64, &cpu_device()}, true)),
+                    results(c, make_inputs(c, shapes, {DType::f64, &reference_device()}, true)), 1e-14);
+  }
+  CHECK(accepted > 30);
 }
 
 TEST_CASE("fused operations equal their composed definitions") {

@@ -175,6 +175,43 @@ TEST_CASE("Adam: what it refuses") {
   CHECK_THROWS_AS(adam.step(NAN), Error);
 }
 
+TEST_CASE("Adam with amsgrad: the largest v so far, in double loops, saved and loaded to the bit") {
+  const AdamConfig config{.beta1 = 0.6, .beta2 = 0.8, .eps = 1e-3, .l2 = 0.1, .amsgrad = true};
+  std::vector<double> p = {0.5, -1.5}, m = {0, 0}, v = m, v_max = m;
+  Variable a = leaf(p), resumed = leaf(p);
+  Adam adam({{"a", a}}, config), second({{"a", resumed}}, config);
+  for (int step = 0; step < 8; ++step) {
+    // v falls after the third step, v_max does not.
+    const std::vector<double> g = {step < 3 ? 5.0 : 0.25, step == 5 ? -3.0 : 0.5};
+    set_grad(a, g);
+    adam.step(0.1);
+    for (size_t j = 0; j < p.size(); ++j) {
+      const double gradient = g[j] + config.l2 * p[j];
+      m[j] = config.beta1 * m[j] + (1 - config.beta1) * gradient;
+      v[j] = config.beta2 * v[j] + (1 - config.beta2) * gradient * gradient;
+      v_max[j] = std::max(v_max[j], v[j]);
+      const double m_hat = m[j] / (1 - std::pow(config.beta1, step + 1));
+      const double v_hat = v_max[j] / (1 - std::pow(config.beta2, step + 1));
+      p[j] -= 0.1 * m_hat / (std::sqrt(v_hat) + config.eps);
+      CHECK(std::abs(values(a)[j] - p[j]) <= 1e-13);
+    }
+    if (step == 4) {
+      resumed.value().copy_(a.value());
+      second.load_state(adam.state());
+    } else if (step > 4) {
+      set_grad(resumed, g);
+      second.step(0.1);
+    }
+  }
+  CHECK(v_max[0] > 2 * v[0]);
+  CHECK(values(resumed) == values(a));
+  CHECK(adam.state().contains("adam.v_max.a"));
+
+  Adam plain({{"a", leaf(p)}});
+  CHECK(plain.state().size() == 3);
+  CHECK_THROWS_WITH_AS(plain.load_state(adam.state()), doctest::Contains("unexpected: adam.v_max.a"), Error);
+}
+
 TEST_CASE("learning rate: warm-up, constant, linear anneal") {
   const LearningRateSchedule constant{.base = 0.5};
   CHECK(constant(0) == 0.5);

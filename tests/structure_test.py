@@ -34,8 +34,8 @@ INTERNAL = {
     "cuda/": ("cuda",),
     "autograd/cases/": ("autograd", "apps", "bench", "tests"),
     "autograd/composed.h": ("autograd", "tests"),
-    "autograd/differences.h": ("autograd", "tests"),
-    "autograd/gradcheck_report.h": ("autograd", "tests"),
+    "autograd/internal/differences.h": ("autograd", "tests"),
+    "autograd/internal/gradcheck_report.h": ("autograd", "tests"),
     "autograd/internal/": ("autograd", "tests"),
     "diffusion/internal/": ("diffusion", "apps", "tests"),
 }

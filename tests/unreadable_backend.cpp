@@ -108,6 +108,8 @@ Backend make_backend() {
   b.dropout = Queued<&Backend::dropout>::call;
   b.optimizer_control = Queued<&Backend::optimizer_control>::call;
   b.adam = Queued<&Backend::adam>::call;
+  b.sgd = Queued<&Backend::sgd>::call;
+  b.max_pool2d = Queued<&Backend::max_pool2d>::call;
   return b;
 }
 

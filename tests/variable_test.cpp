@@ -414,6 +414,20 @@ TEST_CASE("hooks of a result run before those of its inputs, on results and on t
   CHECK(g[1].item() == 60);
 }
 
+TEST_CASE("hooks of what grad is not asked for do not run") {
+  const Variable x = leaf({3}, {}), w = leaf({5}, {});
+  int calls = 0;
+  const auto count = [&](const Variable&) {
+    ++calls;
+    return Variable();
+  };
+  const Variable y = w * w;
+  w.register_hook(count);
+  y.register_hook(count);
+  CHECK(grad(x * y, {x})[0].item() == 25);
+  CHECK(calls == 0);
+}
+
 TEST_CASE("a hook can be removed: before, by itself, by another one, and when all is gone") {
   const Variable x = leaf({1, 2}, {2});
   int always = 0, once = 0, never = 0;

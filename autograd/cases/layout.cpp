@@ -45,7 +45,11 @@ std::vector<OpCase> layout_cases() {
          return concat({in[0], in[1]}, 0);
        },
        {{2, 3}, {4, 3}}},
-      {"slices that overlap",
+      // With f32 inputs a conversion each way; with f64 ones none.
+      {"to f64 and back",
+       [](const In& in) { return to(square(to(in[0], DType::f64)), in[0].dtype()); },
+       {{3, 4}}},
+      {"slice overlapping",
        [](const In& in) { return multiply(slice(in[0], 0, 0, 4), slice(in[0], 0, 2, 6)); },
        {{6, 2}}},
       {"slice with step", [](const In& in) { return slice(in[0], 0, 1, 7, 3); }, {{8, 2}}},

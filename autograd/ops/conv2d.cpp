@@ -26,9 +26,10 @@ Variable conv2d_backward_data(const Variable& dy, const Variable& kernel, int64_
       "conv2d_backward_data", conv2d_backward_data(dy.value(), kernel.value(), height, width, geometry),
       {dy, kernel},
       [dy = Saved(dy), kernel = Saved(kernel), geometry](const Variable& g) -> std::vector<Variable> {
-        const Variable& k = kernel.get();
-        return {conv2d(g, k, {}, geometry),
-                conv2d_backward_kernel(g, dy.get(), k.size(0), k.size(1), geometry)};
+        const Variable &up = dy.get(), &k = kernel.get();
+        return {
+            up.requires_grad() ? conv2d(g, k, {}, geometry) : Variable(),
+            k.requires_grad() ? conv2d_backward_kernel(g, up, k.size(0), k.size(1), geometry) : Variable()};
       });
 }
 
@@ -37,10 +38,22 @@ Variable conv2d_backward_kernel(const Variable& x, const Variable& dy, int64_t k
   return record("conv2d_backward_kernel",
                 conv2d_backward_kernel(x.value(), dy.value(), kernel_height, kernel_width, geometry), {x, dy},
                 [x = Saved(x), dy = Saved(dy), geometry](const Variable& g) -> std::vector<Variable> {
-                  const Variable& in = x.get();
-                  return {conv2d_backward_data(dy.get(), g, in.size(1), in.size(2), geometry),
-                          conv2d(in, g, {}, geometry)};
+                  const Variable &in = x.get(), &up = dy.get();
+                  return {in.requires_grad() ? conv2d_backward_data(up, g, in.size(1), in.size(2), geometry)
+                                             : Variable(),
+                          up.requires_grad() ? conv2d(in, g, {}, geometry) : Variable()};
                 });
+}
+
+Variable conv_transpose2d(const Variable& x, const Variable& kernel, const Variable& bias,
+                          const Conv2dGeometry& geometry, int output_padding_h, int output_padding_w) {
+  const Shape shape =
+      conv_transpose2d_shape(x.value(), kernel.value(), geometry, output_padding_h, output_padding_w);
+  if (bias.defined())
+    require(bias.shape() == Shape{shape[3]}, "conv_transpose2d", "expected a bias of shape ({},), got {}",
+            shape[3], str(bias.shape()));
+  const Variable y = conv2d_backward_data(x, kernel, shape[1], shape[2], geometry);
+  return bias.defined() ? y + bias : y;
 }
 
 }  // namespace halfstep

@@ -112,6 +112,32 @@ Variable group_norm(const Variable& x, const Variable& gain, const Variable& bia
       });
 }
 
+namespace {
+Variable or_constant(const Variable& given, double value, const Variable& x) {
+  return given.defined() ? given : Variable(Tensor::full({x.size(-1)}, value, x.options()));
+}
+}  // namespace
+
+Variable layer_norm(const Variable& x, const Variable& gain, const Variable& bias, double eps) {
+  require(x.rank() >= 1, "layer_norm", "expected x [..., C], got a scalar");
+  const int64_t channels = x.size(-1);
+  for (const Variable* v : {&gain, &bias})
+    if (v->defined())
+      require(v->shape() == Shape{channels}, "layer_norm",
+              "expected gain and bias of shape ({},) or none, got {}", channels, str(v->shape()));
+  const int64_t rows = channels ? x.numel() / channels : 0;
+  const Variable y =
+      group_norm(reshape(x, {rows, 1, channels}), or_constant(gain, 1, x), or_constant(bias, 0, x), 1, eps);
+  return reshape(y, x.shape());
+}
+
+Variable instance_norm(const Variable& x, const Variable& gain, const Variable& bias, double eps) {
+  require(x.rank() >= 3 && x.size(-1) > 0, "instance_norm",
+          "expected x [B, ..., C] with axes of pixels between and at least one channel, got {}",
+          str(x.shape()));
+  return group_norm(x, or_constant(gain, 1, x), or_constant(bias, 0, x), static_cast<int>(x.size(-1)), eps);
+}
+
 Variable attention(const Variable& q, const Variable& k, const Variable& v, double requested_scale) {
   const double scale =
       requested_scale != 0 ? requested_scale : 1 / std::sqrt(static_cast<double>(q.rank() ? q.size(-1) : 1));

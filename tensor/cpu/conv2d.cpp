@@ -30,6 +30,7 @@ void run_taps(const TapProduct<T>& conv) {
   constexpr int MR = kTileRows, NR = kTileColumns<T>;
   const int64_t k = conv.taps * conv.depth, m = conv.images * conv.rows;
   const int64_t panels = ceil_div(conv.columns, NR);
+  if (m == 0 || panels == 0) return;
   const int64_t block_panels = min(panels, cached_columns<T>(k) / NR);
   const int64_t tiles_per_task = max(1, min(32, 400000 / (MR * NR * block_panels * max(k, 1))));
   const int64_t row_tasks = ceil_div(m, MR * tiles_per_task);
@@ -82,14 +83,24 @@ void run_taps(const TapProduct<T>& conv) {
                });
 }
 
+/// c and o are the channels of one group, all_c and all_o those of a pixel. Each group is a product of its
+/// own on runs of channels: it differs from a dense convolution in the steps from pixel to pixel.
 struct Sizes {
-  int64_t b, h, w, kh, kw, c, o, oh, ow;
+  int64_t b, h, w, kh, kw, c, o, oh, ow, all_c, all_o;
 };
 
 Sizes sizes_of(const Conv2dArgs& args) {
-  return {args.x.shape[0],      args.x.shape[1],      args.x.shape[2],
-          args.kernel.shape[0], args.kernel.shape[1], args.kernel.shape[2],
-          args.kernel.shape[3], args.y.shape[1],      args.y.shape[2]};
+  return {.b = args.x.shape[0],
+          .h = args.x.shape[1],
+          .w = args.x.shape[2],
+          .kh = args.kernel.shape[0],
+          .kw = args.kernel.shape[1],
+          .c = args.kernel.shape[2],
+          .o = args.kernel.shape[3] / args.geometry.groups,
+          .oh = args.y.shape[1],
+          .ow = args.y.shape[2],
+          .all_c = args.x.shape[3],
+          .all_o = args.kernel.shape[3]};
 }
 
 template <class T>
@@ -105,40 +116,52 @@ void forward(const Conv2dArgs& args) {
   int64_t* out_offset = offset + rows * taps;
   std::memset(zeros_memory.data, 0, sizeof(T) * s.c);
 
-  parallel_for(ceil_div(s.o, NR), max(1, 32768 / (NR * max(k, 1))), [=, &args](int64_t begin, int64_t end) {
-    const int64_t j = begin * NR;
-    pack_panels(packed + j * k, k, args.kernel.as<const T>() + j, k, min(s.o, end * NR) - j, s.o, int64_t{1});
-  });
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t top = row / s.ow * g.stride_h - g.pad_top, left = row % s.ow * g.stride_w - g.pad_left;
     for (int64_t i = 0; i < s.kh; ++i) {
       for (int64_t j = 0; j < s.kw; ++j) {
-        const int64_t y = top + i, x = left + j;
+        const int64_t y = top + i * g.dilation_h, x = left + j * g.dilation_w;
         const bool inside = 0 <= y && y < s.h && 0 <= x && x < s.w;
-        *offset++ = inside ? (y * s.w + x) * s.c : -1;
+        *offset++ = inside ? (y * s.w + x) * s.all_c : -1;
       }
     }
-    out_offset[row] = row * s.o;
+    out_offset[row] = row * s.all_o;
   }
-  run_taps<T>({.images = s.b,
-               .rows = rows,
-               .taps = taps,
-               .depth = s.c,
-               .columns = s.o,
-               .in = args.x.as<const T>(),
-               .in_image = s.h * s.w * s.c,
-               .offset = static_cast<const int64_t*>(offset_memory.data),
-               .out = args.y.as<T>(),
-               .out_image = rows * s.o,
-               .out_offset = out_offset,
-               .packed = packed,
-               .zeros = static_cast<const T*>(zeros_memory.data),
-               .bias = args.bias.as<const T>()});
+  for (int64_t group = 0; group < g.groups; ++group) {
+    const T* const kernel = args.kernel.as<const T>() + group * s.o;
+    parallel_for(ceil_div(s.o, NR), max(1, 32768 / (NR * max(k, 1))), [=](int64_t begin, int64_t end) {
+      const int64_t j = begin * NR;
+      pack_panels(packed + j * k, k, kernel + j, k, min(s.o, end * NR) - j, s.all_o, int64_t{1});
+    });
+    run_taps<T>({.images = s.b,
+                 .rows = rows,
+                 .taps = taps,
+                 .depth = s.c,
+                 .columns = s.o,
+                 .in = args.x.as<const T>() + group * s.c,
+                 .in_image = s.h * s.w * s.all_c,
+                 .offset = static_cast<const int64_t*>(offset_memory.data),
+                 .out = args.y.as<T>() + group * s.o,
+                 .out_image = rows * s.all_o,
+                 .out_offset = out_offset,
+                 .packed = packed,
+                 .zeros = static_cast<const T*>(zeros_memory.data),
+                 .bias = args.bias.absent() ? nullptr : args.bias.as<const T>() + group * s.o});
+  }
 }
 
-/// dx[y, x] sums dy[oy, ox] over the taps (i, j) with oy * stride + i - pad = y. With a stride, only taps of
-/// the right remainder reach a pixel: the pixels of each remainder (y mod stride, x mod stride) form a
-/// product of their own, over their own taps.
+/// Writes the taps of one axis that reach the pixels `rest`, rest + stride, ... and returns their number.
+int64_t taps_reaching(int64_t* taps, int64_t rest, int64_t kernel_size, int pad, int dilation, int stride) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < kernel_size; ++i) {
+    if ((rest + pad - i * dilation) % stride == 0) taps[count++] = i;
+  }
+  return count;
+}
+
+/// dx[y, x] sums dy[oy, ox] over the taps (i, j) with oy * stride + i * dilation - pad = y. With a stride,
+/// only taps of the right remainder reach a pixel: the pixels of each remainder (y mod stride, x mod stride)
+/// form a product of their own, over their own taps.
 template <class T>
 void backward_data(const Conv2dArgs& args) {
   const Sizes s = sizes_of(args);
@@ -147,53 +170,57 @@ void backward_data(const Conv2dArgs& args) {
   const Workspace packed_memory(sizeof(T) * packed_size<T>(all_taps * s.o, s.c)),
       zeros_memory(sizeof(T) * s.o);
   const Workspace offset_memory(sizeof(int64_t) * s.h * s.w * (all_taps + 1));
+  const Workspace taps_memory(sizeof(int64_t) * (s.kh + s.kw));
   T* packed = static_cast<T*>(packed_memory.data);
+  auto* const taps_y = static_cast<int64_t*>(taps_memory.data);
+  int64_t* const taps_x = taps_y + s.kh;
   std::memset(zeros_memory.data, 0, sizeof(T) * s.o);
 
   for (int64_t rest_y = 0; rest_y < min(g.stride_h, s.h); ++rest_y) {
     for (int64_t rest_x = 0; rest_x < min(g.stride_w, s.w); ++rest_x) {
       const int64_t rows_y = ceil_div(s.h - rest_y, g.stride_h), rows_x = ceil_div(s.w - rest_x, g.stride_w);
       const int64_t rows = rows_y * rows_x;
-      const int64_t first_i = (rest_y + g.pad_top) % g.stride_h, first_j = (rest_x + g.pad_left) % g.stride_w;
-      const int64_t taps_i = s.kh > first_i ? ceil_div(s.kh - first_i, g.stride_h) : 0;
-      const int64_t taps_j = s.kw > first_j ? ceil_div(s.kw - first_j, g.stride_w) : 0;
+      const int64_t taps_i = taps_reaching(taps_y, rest_y, s.kh, g.pad_top, g.dilation_h, g.stride_h);
+      const int64_t taps_j = taps_reaching(taps_x, rest_x, s.kw, g.pad_left, g.dilation_w, g.stride_w);
       const int64_t taps = taps_i * taps_j, k = taps * s.o;
 
-      int64_t tap = 0;
-      for (int64_t i = first_i; i < s.kh; i += g.stride_h) {
-        for (int64_t j = first_j; j < s.kw; j += g.stride_w, ++tap) {
-          pack_panels(packed + tap * s.o * kTileColumns<T>, k,
-                      args.kernel.as<const T>() + (i * s.kw + j) * s.c * s.o, s.o, s.c, int64_t{1}, s.o);
-        }
-      }
       auto* offset = static_cast<int64_t*>(offset_memory.data);
       int64_t* out_offset = offset + rows * taps;
       for (int64_t row = 0; row < rows; ++row) {
         const int64_t y = row / rows_x * g.stride_h + rest_y, x = row % rows_x * g.stride_w + rest_x;
-        for (int64_t i = first_i; i < s.kh; i += g.stride_h) {
-          for (int64_t j = first_j; j < s.kw; j += g.stride_w) {
+        for (int64_t i = 0; i < taps_i; ++i) {
+          for (int64_t j = 0; j < taps_j; ++j) {
             // The numerators are multiples of the stride by the choice of the taps.
-            const int64_t oy = (y + g.pad_top - i) / g.stride_h, ox = (x + g.pad_left - j) / g.stride_w;
+            const int64_t oy = (y + g.pad_top - taps_y[i] * g.dilation_h) / g.stride_h;
+            const int64_t ox = (x + g.pad_left - taps_x[j] * g.dilation_w) / g.stride_w;
             const bool inside = 0 <= oy && oy < s.oh && 0 <= ox && ox < s.ow;
-            *offset++ = inside ? (oy * s.ow + ox) * s.o : -1;
+            *offset++ = inside ? (oy * s.ow + ox) * s.all_o : -1;
           }
         }
-        out_offset[row] = (y * s.w + x) * s.c;
+        out_offset[row] = (y * s.w + x) * s.all_c;
       }
-      run_taps<T>({.images = s.b,
-                   .rows = rows,
-                   .taps = taps,
-                   .depth = s.o,
-                   .columns = s.c,
-                   .in = args.y.as<const T>(),
-                   .in_image = s.oh * s.ow * s.o,
-                   .offset = static_cast<const int64_t*>(offset_memory.data),
-                   .out = args.x.as<T>(),
-                   .out_image = s.h * s.w * s.c,
-                   .out_offset = out_offset,
-                   .packed = packed,
-                   .zeros = static_cast<const T*>(zeros_memory.data),
-                   .bias = nullptr});
+      for (int64_t group = 0; group < g.groups; ++group) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const int64_t number = taps_y[tap / taps_j] * s.kw + taps_x[tap % taps_j];
+          pack_panels(packed + tap * s.o * kTileColumns<T>, k,
+                      args.kernel.as<const T>() + number * s.c * s.all_o + group * s.o, s.o, s.c, int64_t{1},
+                      s.all_o);
+        }
+        run_taps<T>({.images = s.b,
+                     .rows = rows,
+                     .taps = taps,
+                     .depth = s.o,
+                     .columns = s.c,
+                     .in = args.y.as<const T>() + group * s.o,
+                     .in_image = s.oh * s.ow * s.all_o,
+                     .offset = static_cast<const int64_t*>(offset_memory.data),
+                     .out = args.x.as<T>() + group * s.c,
+                     .out_image = s.h * s.w * s.all_c,
+                     .out_offset = out_offset,
+                     .packed = packed,
+                     .zeros = static_cast<const T*>(zeros_memory.data),
+                     .bias = nullptr});
+      }
     }
   }
 }
@@ -203,16 +230,18 @@ void backward_data(const Conv2dArgs& args) {
 /// dkernel[tap][c][o] = sum over pixels of x[pixel of tap][c] dy[pixel][o], computed as rows o (read with
 /// stride from dy) times columns c, so that x is read where it lies: a segment is an image row of y, cut to
 /// where the tap does not hit padding. Where the channels do not fill vectors, all taps of a block of pixels
-/// are gathered side by side instead and play the part of the channels of a 1x1 kernel.
+/// are gathered side by side instead and play the part of the channels of a 1x1 kernel. One channel group.
 template <class T>
 struct KernelGradient {
   const Conv2dArgs& args;
   Sizes s;
+  const T *x, *dy;  ///< at the group's first channel
   bool gather;
   int64_t taps,
       channels;  ///< of the product: (kh * kw, c), or gathered (1, kh * kw * c rounded up to vectors)
 
-  explicit KernelGradient(const Conv2dArgs& a) : args(a), s(sizes_of(a)) {
+  KernelGradient(const Conv2dArgs& a, int64_t group)
+      : args(a), s(sizes_of(a)), x(a.x.as<const T>() + group * s.c), dy(a.y.as<const T>() + group * s.o) {
     gather = s.c % kLanes<T> != 0;
     taps = gather ? 1 : s.kh * s.kw;
     channels = gather ? ceil_div(s.kh * s.kw * s.c, kLanes<T>) * kLanes<T> : s.c;
@@ -234,23 +263,22 @@ struct KernelGradient {
     const Workspace memory(sizeof(Segment<T>) * (end - begin) * s.oh);
     const Workspace starts_memory(sizeof(const T*) * (end - begin) * s.oh);
     auto* segments = static_cast<Segment<T>*>(memory.data);
-    auto* dy = static_cast<const T**>(starts_memory.data);
-    const int64_t left = tap % s.kw - g.pad_left;  // column of x under column 0 of y
+    auto* starts = static_cast<const T**>(starts_memory.data);
+    const int64_t left = tap % s.kw * g.dilation_w - g.pad_left;  // column of x under column 0 of y
     const int64_t lo = left >= 0 ? 0 : ceil_div(-left, g.stride_w);
     const int64_t hi = min(s.ow, s.w - left > 0 ? ceil_div(s.w - left, g.stride_w) : 0);
     if (hi <= lo) return;
     int64_t count = 0;
     for (int64_t image = begin; image < end; ++image) {
       for (int64_t oy = 0; oy < s.oh; ++oy) {
-        const int64_t y = oy * g.stride_h + tap / s.kw - g.pad_top;
+        const int64_t y = oy * g.stride_h + tap / s.kw * g.dilation_h - g.pad_top;
         if (y < 0 || y >= s.h) continue;
         segments[count].run = hi - lo;
-        segments[count].b =
-            args.x.as<const T>() + ((image * s.h + y) * s.w + lo * g.stride_w + left) * channels;
-        dy[count++] = args.y.as<const T>() + ((image * s.oh + oy) * s.ow + lo) * s.o;
+        segments[count].b = x + ((image * s.h + y) * s.w + lo * g.stride_w + left) * s.all_c;
+        starts[count++] = dy + ((image * s.oh + oy) * s.ow + lo) * s.all_o;
       }
     }
-    product(partial, segments, dy, count, g.stride_w * channels);
+    product(partial, segments, starts, count, g.stride_w * s.all_c);
   }
 
   void gathered(T* partial, int64_t begin, int64_t end) const {
@@ -263,36 +291,46 @@ struct KernelGradient {
       std::memset(patches, 0, sizeof(T) * pixels * channels);
       for (int64_t pixel = 0; pixel < pixels; ++pixel) {
         for (int64_t i = 0; i < s.kh; ++i) {
-          const int64_t y = pixel / s.ow * g.stride_h + i - g.pad_top;
+          const int64_t y = pixel / s.ow * g.stride_h + i * g.dilation_h - g.pad_top;
           if (y < 0 || y >= s.h) continue;
           const int64_t left = pixel % s.ow * g.stride_w - g.pad_left;
-          const int64_t j0 = max(0, -left), j1 = min(s.kw, s.w - left);
-          const T* in = args.x.as<const T>() + ((image * s.h + y) * s.w + left) * s.c;
+          const int64_t j0 = left >= 0 ? 0 : ceil_div(-left, g.dilation_w);
+          const int64_t j1 = min(s.kw, s.w - left > 0 ? ceil_div(s.w - left, g.dilation_w) : 0);
+          const T* in = x + ((image * s.h + y) * s.w + left) * s.all_c;
           T* out = patches + pixel * channels + i * s.kw * s.c;
-          for (int64_t e = j0 * s.c; e < j1 * s.c; ++e) out[e] = in[e];
+          const int64_t step = g.dilation_w * s.all_c;  // from tap to tap
+          if (step == s.c) {
+            for (int64_t e = j0 * s.c; e < j1 * s.c; ++e) out[e] = in[e];
+          } else {
+            for (int64_t j = j0; j < j1; ++j) {
+              for (int64_t c = 0; c < s.c; ++c) out[j * s.c + c] = in[j * step + c];
+            }
+          }
         }
       }
       segment.run = pixels;
       segment.b = patches;
-      const T* dy = args.y.as<const T>() + image * pixels * s.o;
-      product(partial, &segment, &dy, 1, channels);
+      const T* start = dy + image * pixels * s.all_o;
+      product(partial, &segment, &start, 1, channels);
     }
   }
 
-  /// partial [o][channels] += sum over segments of dy (transposed) times b; dy[i] belongs to segments[i].
-  void product(T* partial, Segment<T>* segments, const T* const* dy, int64_t count, int64_t b_step) const {
+  /// partial [o][channels] += sum over segments of dy (transposed) times b; starts[i] is where dy begins for
+  /// segments[i].
+  void product(T* partial, Segment<T>* segments, const T* const* starts, int64_t count,
+               int64_t b_step) const {
     constexpr int MR = kTileRows, NR = kTileColumns<T>;
     for (int64_t o = 0; o < s.o; o += MR) {
       const int rows = static_cast<int>(min(MR, s.o - o));
       for (int64_t i = 0; i < count; ++i) {
-        for (int r = 0; r < rows; ++r) segments[i].a[r] = dy[i] + o + r;
+        for (int r = 0; r < rows; ++r) segments[i].a[r] = starts[i] + o + r;
       }
       for (int64_t c = 0; c < channels; c += NR) {
         T* out[MR] = {};
         for (int r = 0; r < rows; ++r) out[r] = partial + (o + r) * channels + c;
         const Tile<T> tile{.segments = segments,
                            .count = count,
-                           .a_step = s.o,
+                           .a_step = s.all_o,
                            .b_step = b_step,
                            .b_offset = c,
                            .c = out,
@@ -308,8 +346,8 @@ struct KernelGradient {
 };
 
 template <class T>
-void backward_kernel(const Conv2dArgs& args) {
-  const KernelGradient<T> gradient(args);
+void backward_kernel_group(const Conv2dArgs& args, int64_t channel_group) {
+  const KernelGradient<T> gradient(args, channel_group);
   const Sizes& s = gradient.s;
   const int64_t size = gradient.partial_size();
   // Fixed by the shapes alone: blocks of images small enough for the cache, and large enough to be worth the
@@ -338,7 +376,7 @@ void backward_kernel(const Conv2dArgs& args) {
 
   // Sum over groups, and from [taps][o][channels] to [kh][kw][c][o].
   const int64_t rows = s.kh * s.kw * s.c;
-  T* out = args.kernel.as<T>();
+  T* out = args.kernel.as<T>() + channel_group * s.o;
   parallel_for(rows, max(1, 16384 / max(1, s.o * groups)),
                [&gradient, &s, partials, size, groups, out](int64_t begin, int64_t end) {
                  for (int64_t row = begin; row < end; ++row) {
@@ -347,10 +385,15 @@ void backward_kernel(const Conv2dArgs& args) {
                      const T* partial = partials + (tap * s.o + o) * gradient.channels + c;
                      T sum = 0;
                      for (int64_t group = 0; group < groups; ++group) sum += partial[group * size];
-                     out[row * s.o + o] = sum;
+                     out[row * s.all_o + o] = sum;
                    }
                  }
                });
+}
+
+template <class T>
+void backward_kernel(const Conv2dArgs& args) {
+  for (int64_t group = 0; group < args.geometry.groups; ++group) backward_kernel_group<T>(args, group);
 }
 
 }  // namespace

@@ -138,33 +138,6 @@ void fill_with(const Array& out_array, T value) {
   });
 }
 
-template <class T>
-void adam_of(const AdamArgs& args) {
-  const double* control = args.control.as<const double>();
-  if (control[3] - control[3] != 0) return;  // infinite or NaN
-  const double applied = control[0];
-  const T scale = static_cast<T>(control[2]), l2 = static_cast<T>(args.l2);
-  const T b1 = static_cast<T>(args.beta1), b2 = static_cast<T>(args.beta2);
-  const T one_minus_b1 = static_cast<T>(1 - args.beta1), one_minus_b2 = static_cast<T>(1 - args.beta2);
-  const T step = static_cast<T>(args.lr / (1 - ::pow(args.beta1, applied)));
-  const T v_correction = static_cast<T>(1 / (1 - ::pow(args.beta2, applied)));
-  const T eps = static_cast<T>(args.eps), decay = static_cast<T>(args.lr * args.weight_decay);
-  T* const param = args.param.as<T>();
-  T* const m = args.m.as<T>();
-  T* const v = args.v.as<T>();
-  const T* const grad = args.grad.as<const T>();
-  parallel_for(numel(args.param.shape), kGrain, [=](int64_t begin, int64_t end) {
-    independent_loop(end - begin, [=](int64_t offset) {
-      const int64_t i = begin + offset;
-      const T p = param[i], g = scale * grad[i] + l2 * p;
-      const T m_new = b1 * m[i] + one_minus_b1 * g, v_new = b2 * v[i] + one_minus_b2 * g * g;
-      m[i] = m_new;
-      v[i] = v_new;
-      param[i] = p - (step * m_new / (formulas::sqrt(v_new * v_correction) + eps) + decay * p);
-    });
-  });
-}
-
 }  // namespace
 
 void fill(Array out, double value) {
@@ -217,7 +190,5 @@ void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
 void where(Array out, Array condition, Array a, Array b) {
   a.dtype == DType::f32 ? where_of<float>(out, condition, a, b) : where_of<double>(out, condition, a, b);
 }
-
-void adam(AdamArgs args) { args.param.dtype == DType::f32 ? adam_of<float>(args) : adam_of<double>(args); }
 
 }  // namespace halfstep::cpu::inline HALFSTEP_ISA

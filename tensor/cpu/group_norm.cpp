@@ -11,7 +11,9 @@ namespace {
 // Per-channel factors are laid out for several pixels one after the other, so that the loops over elements
 // are long and plain however few channels there are.
 constexpr int64_t kTileElements = 1024;
-int64_t pixels_per_tile(int64_t channels) { return max(1, kTileElements / channels); }
+int64_t pixels_per_tile(int64_t pixels, int64_t channels) {
+  return max(1, min(pixels, kTileElements / channels));
+}
 
 /// sums[c] += the sum over pixels of f(row[c]), where f takes and returns a vector of double, with channel c.
 template <class T, class F>
@@ -43,8 +45,8 @@ struct Factors {
   Workspace memory;
   T* part(int i) const { return static_cast<T*>(memory.data) + i * tile; }
 
-  Factors(int64_t c, int parts)
-      : channels(c), tile(pixels_per_tile(c) * c), memory(sizeof(T) * pixels_per_tile(c) * c * parts) {}
+  Factors(int64_t pixels, int64_t c, int parts)
+      : channels(c), tile(pixels_per_tile(pixels, c) * c), memory(sizeof(T) * tile * parts) {}
   /// Repeats the first `channels` elements of a part over the tile.
   void repeat(int i) const {
     T* p = part(i);
@@ -200,11 +202,11 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
 /// Calls example(index, sums [2 * channels], factors) for every example.
 template <class T, class F>
 void for_each_example(const Array& x, int parts, F example) {
-  const int64_t channels = x.shape[2], size = max(1, x.shape[1] * channels);
+  const int64_t pixels = x.shape[1], channels = x.shape[2], size = max(1, pixels * channels);
   if (numel(x.shape) == 0) return;
   parallel_for(x.shape[0], max(1, 8192 / size), [=](int64_t begin, int64_t end) {
     const Workspace sums(sizeof(double) * 2 * channels);
-    const Factors<T> factors(channels, parts);
+    const Factors<T> factors(pixels, channels, parts);
     for (int64_t i = begin; i < end; ++i) example(i, static_cast<double*>(sums.data), factors);
   });
 }

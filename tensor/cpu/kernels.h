@@ -32,6 +32,8 @@ void attention_backward(AttentionBackwardArgs args);
 void group_norm(GroupNormArgs args);
 void group_norm_backward(GroupNormBackwardArgs args);
 void adam(AdamArgs args);
+void sgd(SgdArgs args);
+void max_pool2d(MaxPool2dArgs args);
 
 /// Replaces the entries of `backend` that this instruction set has kernels for.
 void override_entries(Backend& backend);

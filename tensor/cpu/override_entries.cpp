@@ -24,6 +24,8 @@ void override_entries(Backend& backend) {
   backend.group_norm = group_norm;
   backend.group_norm_backward = group_norm_backward;
   backend.adam = adam;
+  backend.sgd = sgd;
+  backend.max_pool2d = max_pool2d;
 }
 
 }  // namespace halfstep::cpu::inline HALFSTEP_ISA

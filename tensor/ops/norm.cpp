@@ -83,6 +83,10 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
   require_alike({&dy, &x}, "group_norm_backward");
   require(dy.shape() == x.shape(), "group_norm_backward", "shapes differ: {} and {}", str(dy.shape()),
           str(x.shape()));
+  if (dy.numel() == 0) {  // kernels that loop over pixels would leave the gradients of gain and bias unwritten
+    const Tensor none = Tensor::zeros({x.size(0), x.size(-1)}, x.options());
+    return {Tensor::zeros(x.shape(), x.options()), none, none};
+  }
   GroupNormCall call(x, gain, bias, groups, eps, activation);
   call.args.mean = forward.mean.array();
   call.args.rstd = forward.rstd.array();
@@ -135,6 +139,9 @@ AttentionGradients attention_backward(const Tensor& d_out, const Tensor& q, cons
   require_alike({&q, &d_out, &forward.out}, "attention_backward");
   require(d_out.shape() == q.shape(), "attention_backward", "shapes differ: {} and {}", str(d_out.shape()),
           str(q.shape()));
+  if (d_out.numel() == 0)  // no query: kernels that loop over queries would leave dk and dv unwritten
+    return {Tensor::zeros(q.shape(), q.options()), Tensor::zeros(k.shape(), k.options()),
+            Tensor::zeros(v.shape(), v.options())};
   const Tensor qc = unit_last_stride(q), kc = unit_last_stride(k), vc = unit_last_stride(v),
                g = d_out.contiguous();
   AttentionGradients result{Tensor::empty(q.shape(), q.options()), Tensor::empty(k.shape(), k.options()),

@@ -6,7 +6,6 @@
 #include "nn/ema.h"
 #include "nn/optimizer.h"
 #include "tests/golden_runner/kinds.h"
-#include "tests/golden_runner/missing_sgd.h"
 
 namespace halfstep::test {
 namespace {
@@ -61,8 +60,8 @@ class Optimiser {
         number(config, "weight_decay", name_ == "AdamW" ? 0.01 : 0);
     adam.max_grad_norm = clip;
     adam.clip_eps = 1e-6;  // torch.nn.utils.clip_grad_norm_
-    const bool amsgrad = number(config, "amsgrad", 0) != 0 || what.find("amsgrad") != std::string::npos;
-    require(!amsgrad, "golden", "Adam with amsgrad is not supported");
+    adam.amsgrad = config.contains("amsgrad") ? number(config, "amsgrad", 0) != 0
+                                              : what.find("amsgrad") != std::string::npos;
     adam_ = std::make_unique<Adam>(std::move(parameters), adam);
   }
 
@@ -72,10 +71,12 @@ class Optimiser {
     require(adam_ != nullptr, "golden", "SGD does not keep the gradient norm");
     return adam_->stats().last_norm;
   }
-  /// By PyTorch's name: exp_avg, exp_avg_sq, momentum_buffer.
+  /// By PyTorch's name: exp_avg, exp_avg_sq, max_exp_avg_sq, momentum_buffer.
   Tensor state(const std::string& torch_name, const std::string& parameter) const {
-    const std::map<std::string, std::string> names = {
-        {"exp_avg", "adam.m."}, {"exp_avg_sq", "adam.v."}, {"momentum_buffer", "sgd.momentum."}};
+    const std::map<std::string, std::string> names = {{"exp_avg", "adam.m."},
+                                                      {"exp_avg_sq", "adam.v."},
+                                                      {"max_exp_avg_sq", "adam.v_max."},
+                                                      {"momentum_buffer", "sgd.momentum."}};
     const auto found = names.find(torch_name);
     require(found != names.end(), "golden", "unknown optimiser state '{}'", torch_name);
     const TensorMap state = sgd_ ? sgd_->state() : adam_->state();
