@@ -135,10 +135,11 @@ Sgd::Sgd(Parameters parameters, SgdConfig config) : Optimizer("Sgd", std::move(p
   in_range("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0);
   in_range("clip_eps", config.clip_eps, config.clip_eps >= 0);
   require(config.momentum > 0 || config.dampening == 0, "Sgd",
-          "dampening = {} needs momentum; without it there is no average to dampen", config.dampening);
-  require(!config.nesterov || (config.momentum > 0 && config.dampening == 0), "Sgd",
-          "nesterov needs momentum > 0 and no dampening, got momentum {} and dampening {}", config.momentum,
+          "expected momentum > 0 with dampening = {}, got 0: dampening needs momentum, an average to dampen",
           config.dampening);
+  require(!config.nesterov || (config.momentum > 0 && config.dampening == 0), "Sgd",
+          "expected momentum > 0 and no dampening with nesterov, got momentum {} and dampening {}",
+          config.momentum, config.dampening);
   if (config.momentum > 0) momentum_ = zeros_like_parameters();
 }
 

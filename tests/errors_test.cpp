@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "autograd/anomaly.h"
+#include "autograd/cases/op_cases.h"
 #include "autograd/checkpoint.h"
+#include "autograd/complex_step.h"
 #include "autograd/functional.h"
 #include "autograd/gradcheck.h"
 #include "autograd/graph.h"
@@ -778,6 +780,63 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
        "[write_graph] expected Graphviz's program 'dot' to draw the picture, but it does not start: *; "
        "install "
        "graphviz (Debian: apt-get install graphviz), or write a .dot file"},
+  });
+}
+
+TEST_CASE("errors of pooling, norms, gradient checks and SGD") {
+  const Tensor image = ones({1, 4, 4, 2}), kernel = ones({3, 3, 2, 3});
+  const Variable batch(image), scalar(ones({})), row(ones({3})), x = leaf({2});
+  const std::vector<Variable> none, labels{Variable(Tensor::zeros({2}, {DType::i64}))};
+  const auto sgd = [](SgdConfig config) { Sgd(Parameters{{"p", leaf({1})}}, config); };
+  check_rows({
+      {"pooling in groups", [&] { max_pool2d(image, 2, 2, {.groups = 2}); },
+       "[max_pool2d] pooling has no groups; expected groups = 1, got 2"},
+      {"window in the padding alone", [&] { max_pool2d(image, 1, 1, {.pad_top = 1}); },
+       "[max_pool2d] expected windows that reach the image, got one of 1 x 1 in the padding alone for image "
+       "(1, 4, 4, 2); use less padding"},
+      {"average over a vector", [&] { average_pool2d(row, 2, 2, {}); },
+       "[average_pool2d] expected an image batch [B, H, W, C], got (3,)"},
+      {"bias of a transposed convolution",
+       [&] {
+         conv_transpose2d(ones({1, 4, 4, 3}), kernel, ones({5}), {}, 0, 0);
+       },
+       "[conv_transpose2d] expected a bias of shape (2,), got (5,)"},
+      {"layer norm of a scalar", [&] { layer_norm(scalar, {}, {}); },
+       "[layer_norm] expected x [..., C], got a scalar"},
+      {"instance norm without pixels", [&] { instance_norm(row, {}, {}); },
+       "[instance_norm] expected x [B, ..., C] with axes of pixels between and at least one channel, got "
+       "(3,)"},
+      {"name of a layout", [] { layout_by_name("diagonal"); },
+       "[layout] expected contiguous, transposed, sliced, expanded or flipped, got 'diagonal'"},
+      {"check of integers", [&] { gradcheck([](const std::vector<Variable>& in) { return in[0]; }, labels); },
+       "[gradcheck] expected an f32 or f64 input, got none"},
+      {"check without inputs",
+       [&] { gradcheck([](const std::vector<Variable>&) { return leaf({1}); }, none); },
+       "[gradcheck] expected at least one input, got none"},
+      {"check of a function without result",
+       [&] { gradcheck([](const std::vector<Variable>&) { return Variable(); }, {x}); },
+       "[gradcheck] the function returned an undefined variable"},
+      {"function of changing shape",
+       [&] {
+         int calls = 0;
+         gradcheck(
+             [&](const std::vector<Variable>& in) {
+               return ++calls > 2 ? reshape(in[0], {2, 1}) : in[0] * 2.0;
+             },
+             {x});
+       },
+       "[gradcheck] the function returned another number or shape of results for other values of its inputs"},
+      {"derivative beyond the last",
+       [] { complex_step_check({.op = UnaryOp::exp, .derivative = kMaxDerivative}, {0.5}); },
+       "[complex_step_check] expected a derivative of 0 to 2, got 3"},
+      {"momentum", [&] { sgd({.momentum = 1}); },
+       "[Sgd] momentum = 1 is out of range; momentum lies in [0, 1), dampening in [0, 1], the others are not "
+       "negative"},
+      {"dampening alone", [&] { sgd({.dampening = 0.5}); },
+       "[Sgd] expected momentum > 0 with dampening = 0.5, got 0: dampening needs momentum, an average to "
+       "dampen"},
+      {"nesterov alone", [&] { sgd({.nesterov = true}); },
+       "[Sgd] expected momentum > 0 and no dampening with nesterov, got momentum 0 and dampening 0"},
   });
 }
 

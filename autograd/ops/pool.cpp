@@ -19,7 +19,8 @@ Variable average_pool2d(const Variable& x, int window_h, int window_w, const Con
   require(x.rank() == 4, "average_pool2d", "expected an image batch [B, H, W, C], got {}", str(x.shape()));
   require(window_h > 0 && window_w > 0, "average_pool2d",
           "expected a window of at least 1 x 1 pixels, got {} x {}", window_h, window_w);
-  require(geometry.groups == 1, "average_pool2d", "pooling has no groups, got {}", geometry.groups);
+  require(geometry.groups == 1, "average_pool2d", "pooling has no groups; expected groups = 1, got {}",
+          geometry.groups);
   // A depthwise convolution with equal weights.
   Conv2dGeometry depthwise = geometry;
   depthwise.groups = static_cast<int>(x.size(3));

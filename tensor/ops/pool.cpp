@@ -24,11 +24,13 @@ bool all_windows_reach(int64_t count, int64_t size, int window, int stride, int 
 MaxPoolResult max_pool2d(const Tensor& x, int window_h, int window_w, const Conv2dGeometry& g) {
   require_floating(x, "max_pool2d");
   require_rank(x, 4, "max_pool2d", "an image batch [B, H, W, C]");
-  require(g.groups == 1, "max_pool2d", "pooling has no groups, got {}", g.groups);
+  require(g.groups == 1, "max_pool2d", "pooling has no groups; expected groups = 1, got {}", g.groups);
   const WindowSizes s = window_sizes(x.size(1), x.size(2), window_h, window_w, g, "max_pool2d", "window");
   require(all_windows_reach(s.out_height, x.size(1), window_h, g.stride_h, g.pad_top, g.dilation_h) &&
               all_windows_reach(s.out_width, x.size(2), window_w, g.stride_w, g.pad_left, g.dilation_w),
-          "max_pool2d", "a window of {} x {} lies in the padding alone for image {}; use less padding",
+          "max_pool2d",
+          "expected windows that reach the image, got one of {} x {} in the padding alone for image {}; use "
+          "less padding",
           window_h, window_w, str(x.shape()));
   const Tensor xc = x.contiguous();
   const Shape shape = {x.size(0), s.out_height, s.out_width, x.size(3)};
