@@ -240,7 +240,9 @@ TEST_CASE("limits of concat and of the images") {
       {"average_pool", average_pool},
       {"space_to_depth", space_to_depth},
       {"depth_to_space", depth_to_space}};
-  for (const auto& [name, function] : functions) {
+  for (const auto& entry : functions) {
+    const auto& name = entry.first;
+    const auto& function = entry.second;
     CAPTURE(name);
     CHECK(function(image, 1).shape() == image.shape());
     CHECK(refused(name, [&, f = function] { f(image, 0); }));
