@@ -185,7 +185,7 @@ std::vector<Variable> jacobian(const DifferentiableFunction& function, const std
   EnableGrad recording;
   const std::vector<Variable> in = independent(inputs, create_graph, "jacobian");
   const Variable y = function(in);
-  require(y.defined(), "jacobian", "the function returned an undefined variable");
+  require(y.defined(), "jacobian", "expected the function to return a variable, got an undefined one");
   return stacked_rows(y, in, create_graph, "jacobian");
 }
 

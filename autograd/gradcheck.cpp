@@ -126,7 +126,8 @@ class Checker {
     outputs_.clear();
     rows_ = 0;
     for (size_t k = 0; k < recorded_.size(); ++k) {
-      require(recorded_[k].defined(), "gradcheck", "the function returned an undefined variable");
+      require(recorded_[k].defined(), "gradcheck",
+              "expected the function to return variables, got an undefined one as result {}", k);
       if (!is_floating(recorded_[k].dtype())) continue;
       const auto size = static_cast<size_t>(recorded_[k].numel());
       outputs_.push_back({static_cast<int>(k), recorded_[k].shape(), recorded_[k].dtype(), rows_, size});
@@ -140,8 +141,9 @@ class Checker {
     all.reserve(rows_);
     for (const Output& o : outputs_) {
       const auto number = static_cast<size_t>(o.number);
-      require(number < results.size() && results[number].shape() == o.shape, "gradcheck",
-              "the function returned another number or shape of results for other values of its inputs");
+      if (number >= results.size() || results[number].shape() != o.shape)
+        fail("gradcheck", "expected result {} of shape {} for other values of the inputs, too, got {}", number,
+             str(o.shape), number < results.size() ? str(results[number].shape()) : "none");
       const Values v = results[number].value().to_vector<double>();
       all.insert(all.end(), v.begin(), v.end());
     }

@@ -139,6 +139,13 @@ class ScratchFile {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
 };
 
+/// The lines of a text in one.
+std::string one_line(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
 /// What `dot -Tsvg` makes of the text. No shell is involved, so nothing needs quoting.
 std::string draw_svg(const std::string& dot) {
   const ScratchFile in, out, messages;
@@ -163,7 +170,8 @@ std::string draw_svg(const std::string& dot) {
   }
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);  // as shells count
   require(code == 0, "write_graph",
-          "expected Graphviz's program 'dot' to succeed, it ended with status {}: {}", code, messages.read());
+          "expected Graphviz's program 'dot' to succeed, it ended with status {}: {}", code,
+          one_line(messages.read()));
   return out.read();
 }
 

@@ -33,14 +33,15 @@ Formula parse(std::string_view text, size_t operands) {
     require((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'), kWhere, "expected letters, got '{}' in \"{}\"",
             c, text);
     require(!contains(letters, c), kWhere,
-            "axis '{}' appears twice in one part of \"{}\"; diagonals are not supported", c, text);
+            "expected each axis once in a part of \"{}\", got '{}' twice; diagonals are not supported", text,
+            c);
     letters += c;
   }
-  require(f.inputs.size() == operands, kWhere, "\"{}\" names {} operands, got {}", text, f.inputs.size(),
-          operands);
+  require(f.inputs.size() == operands, kWhere, "expected {} operands for \"{}\", got {}", f.inputs.size(),
+          text, operands);
   for (const char c : f.output)
     require(contains(f.inputs.front(), c) || contains(f.inputs.back(), c), kWhere,
-            "axis '{}' of the result appears in no operand of \"{}\"", c, text);
+            "expected an operand with each axis of the result of \"{}\", got none with '{}'", text, c);
   return f;
 }
 
@@ -53,7 +54,8 @@ class Sizes {
     for (size_t i = 0; i < letters.size(); ++i) {
       int64_t& size = sizes_[static_cast<unsigned char>(letters[i])];
       const int64_t given = x.size(static_cast<int>(i));
-      require(size < 0 || size == given, kWhere, "axis '{}' of \"{}\" has sizes {} and {}", letters[i],
+      require(size < 0 || size == given, kWhere,
+              "expected one size for axis '{}' of \"{}\", got {} and {}; sizes are not broadcast", letters[i],
               formula, size, given);
       size = given;
     }

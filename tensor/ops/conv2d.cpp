@@ -102,14 +102,14 @@ Shape conv_transpose2d_shape(const Tensor& x, const Tensor& kernel, const Conv2d
   require_window(kernel.size(0), kernel.size(1), g, where, "kernel");
   require(0 <= output_padding_h && output_padding_h < g.stride_h && 0 <= output_padding_w &&
               output_padding_w < g.stride_w,
-          where, "output padding lies in 0..stride - 1, got {} x {} with strides {} x {}", output_padding_h,
-          output_padding_w, g.stride_h, g.stride_w);
+          where, "expected output padding in 0..stride - 1, got {} x {} with strides {} x {}",
+          output_padding_h, output_padding_w, g.stride_h, g.stride_w);
   const int64_t height = (x.size(1) - 1) * g.stride_h - g.pad_top - g.pad_bottom +
                          g.dilation_h * (kernel.size(0) - 1) + output_padding_h + 1;
   const int64_t width = (x.size(2) - 1) * g.stride_w - g.pad_left - g.pad_right +
                         g.dilation_w * (kernel.size(1) - 1) + output_padding_w + 1;
-  require(height > 0 && width > 0, where, "padding leaves nothing of the output: {} x {} pixels", height,
-          width);
+  require(height > 0 && width > 0, where,
+          "expected at least one pixel of the output, got {} x {}; use less padding", height, width);
   return {x.size(0), height, width, kernel.size(2) * g.groups};
 }
 

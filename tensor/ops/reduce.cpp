@@ -52,8 +52,9 @@ Tensor first_extremum(ReduceOp op, const Tensor& x, int axis, bool keep_dims, st
   const int64_t n = x.size(a);
   require(n > 0, where_name, "expected at least one element on axis {}, got shape {}", axis, str(x.shape()));
   require(x.dtype() == DType::f64 || n <= int64_t{1} << 24, where_name,
-          "axis {} of {} has more elements than f32 can count (2^24); convert with to(DType::f64)", axis,
-          str(x.shape()));
+          "expected at most 2^24 elements on axis {}, as far as f32 can count, got shape {}; convert with "
+          "to(DType::f64)",
+          axis, str(x.shape()));
   const Tensor extremum = reduce(op, x, {a}, true, where_name);
   // Equal to the extremum, or NaN where the extremum is NaN (nothing equals NaN, itself included).
   const Tensor is_number = equal(extremum, extremum), is_nan = affine(equal(x, x), -1, 1);

@@ -1,7 +1,11 @@
 // The engine and what is built on it. The operations' errors are in operations.cpp.
 #include <doctest/doctest.h>
 
+#include <sys/resource.h>
+
 #include <cmath>
+#include <csignal>
+#include <filesystem>
 
 #include "autograd/anomaly.h"
 #include "autograd/cases/op_cases.h"
@@ -11,7 +15,9 @@
 #include "autograd/gradcheck.h"
 #include "autograd/graph.h"
 #include "autograd/ops.h"
+#include "tensor/files.h"
 #include "tests/errors/rows.h"
+#include "tests/temporary_folder.h"
 
 using namespace halfstep;
 using namespace halfstep::test;
@@ -21,6 +27,24 @@ namespace {
 /// A result whose rule returns `gradients`.
 Variable with_rule(const Variable& x, const std::vector<Variable>& gradients) {
   return record("mine", x.value(), {x}, [gradients](const Variable&) { return gradients; });
+}
+
+/// Runs `action` while the process may not use more of a resource.
+void with_limit(int resource, rlim_t most, const std::function<void()>& action) {
+  struct Guard {
+    int resource;
+    rlimit limit{};
+    // A file that grows too large would end the program.
+    void (*handler)(int) = std::signal(SIGXFSZ, SIG_IGN);
+    ~Guard() {
+      setrlimit(resource, &limit);
+      std::signal(SIGXFSZ, handler);
+    }
+  } guard{resource};
+  getrlimit(resource, &guard.limit);
+  const rlimit reduced{most, guard.limit.rlim_max};
+  REQUIRE(setrlimit(resource, &reduced) == 0);
+  action();
 }
 
 }  // namespace
@@ -37,7 +61,7 @@ TEST_CASE("errors of automatic differentiation") {
       {"gradients of integers", [] { leaf({2}, DType::i64); },
        "[requires_grad] only f32 and f64 have gradients, got i64"},
       {"requires_grad of a result", [&] { square(x).set_requires_grad(false); },
-       "[requires_grad] expected a leaf, got the result of '*'; use detach()"},
+       "[requires_grad] expected a leaf, got the result of 'multiply'; use detach()"},
       {"value of a result", [&] { (x + x).set_value(ones({2})); },
        "[set_value] expected a leaf, got the result of *"},
       {"gradient of another shape", [&] { leaf({2}).set_grad(leaf({3})); },
@@ -53,9 +77,9 @@ TEST_CASE("errors of automatic differentiation") {
       {"upstream shape", [&] { (x * 2.0).backward(leaf({3})); },
        "[backward] expected an upstream gradient of the shape (2,) of the output, got (3,)"},
       {"upstream dtype", [&] { (x * 2.0).backward(leaf({2}, DType::f32)); },
-       "[backward] *the caller* gave a gradient of f32 on 'cpu' for a value of f64 on 'cpu'"},
+       "[backward] the caller gave a gradient of f32 on 'cpu' for a value of f64 on 'cpu'"},
       {"upstream device", [] { (leaf({2}, DType::f32) * 2.0).backward(Variable(elsewhere({2}))); },
-       "[backward] *the caller* gave a gradient of f32 on 'reference' for a value of f32 on 'cpu'"},
+       "[backward] the caller gave a gradient of f32 on 'reference' for a value of f32 on 'cpu'"},
       {"freed graph",
        [&] {
          const Variable y = sum(x * x);
@@ -116,7 +140,7 @@ TEST_CASE("errors of automatic differentiation") {
          y.register_hook([](const Variable&) { return leaf({3}); });
          sum(y).backward();
        },
-       "[backward] a hook of '*' gave a gradient of shape (3,) for a value of shape (2,)"},
+       "[backward] a hook of 'affine' gave a gradient of shape (3,) for a value of shape (2,)"},
       {"empty hook", [] { leaf({2}).register_hook(nullptr); },
        "[register_hook] expected a function, got an empty one"},
       {"hook of accumulation without gradient",
@@ -140,7 +164,7 @@ TEST_CASE("errors of automatic differentiation") {
          Variable y = exp(p);
          for (int order = 0; order < 4; ++order) y = grad(y, {p}, {}, true, true)[0];
        },
-       "[exp] *order*"},
+       "[exp] expected a derivative of order 0 to 3, got 4"},
       {"gradcheck of undefined inputs", [] { gradcheck([](const auto& in) { return in[0]; }, {Variable()}); },
        "[gradcheck] expected inputs, got an undefined variable"},
       {"gradgradcheck of nothing", [] { gradgradcheck([](const auto& in) { return in[0]; }, {}); },
@@ -148,7 +172,7 @@ TEST_CASE("errors of automatic differentiation") {
   });
 }
 
-TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs") {
+TEST_CASE("errors of functional derivatives, checkpoints and anomalies") {
   using Variables = std::vector<Variable>;
   const Variable x = leaf({2});
   const auto same = [](const Variables& in) { return in[0]; };
@@ -159,6 +183,10 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
   check_rows({
       {"undefined input of vjp", [&] { vjp(same, {Variable()}, x); },
        "[vjp] expected variables, got an undefined one as input 0"},
+      {"undefined input of jvp", [&] { jvp(same, {Variable()}, {x}); },
+       "[jvp] expected variables, got an undefined one as input 0"},
+      {"undefined input of hvp", [&] { hvp(same, {Variable()}, {x}); },
+       "[hvp] expected variables, got an undefined one as input 0"},
       {"undefined input of jacobian", [&] { jacobian(same, {Variable()}); },
        "[jacobian] expected variables, got an undefined one as input 0"},
       {"undefined input of hessian", [&] { hessian(same, {Variable()}); },
@@ -170,6 +198,8 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
        "[vjp] the function returned an undefined variable as output 0"},
       {"shape for vjp", [&] { vjp(same, {x}, leaf({3})); },
        "[vjp] expected an upstream gradient of shape (2,) for output 0, got (3,)"},
+      {"no upstream gradient for vjp", [&] { vjp(same, {x}); },
+       "[vjp] expected an upstream gradient of shape (2,) for output 0, got none"},
       {"number of tangents", [&] { jvp(same, {x}, {}); },
        "[jvp] expected one tangent per input, 1 in all, got 0"},
       {"shape of a tangent", [&] { jvp(same, {x}, {leaf({3})}); },
@@ -177,7 +207,7 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
       {"undefined output of jvp", [&] { jvp(no_output, {x}, Variables{x}); },
        "[jvp] the function returned an undefined variable as output 0"},
       {"undefined result of jacobian", [&] { jacobian(nothing, {x}); },
-       "[jacobian] the function returned an undefined variable"},
+       "[jacobian] expected the function to return a variable, got an undefined one"},
       {"axes of a jacobian",
        [&] {
          jacobian(same, {rows({1, 1, 1, 1, 1})});
@@ -187,6 +217,18 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
        "of them"},
       {"hessian of a vector", [&] { hessian(same, {x}); },
        "[hessian] expected a function with a scalar result, got shape (2,)"},
+      {"axes of a hessian",
+       [&] {
+         hessian([](const Variables& in) { return sum(square(in[0])); }, {rows({1, 1, 1, 1, 1})});
+       },
+       "[hessian] expected at most 8 axes in all, got output (1, 1, 1, 1, 1) and input (1, 1, 1, 1, 1); "
+       "reshape one of them"},
+      {"hvp of a vector", [&] { hvp(same, {x}, {x}); },
+       "[hvp] expected a function with a scalar result, got shape (2,)"},
+      {"hvp of nothing", [&] { hvp(nothing, {x}, {x}); },
+       "[hvp] expected a function with a scalar result, got shape (undefined)"},
+      {"shape of a vector of hvp", [&] { hvp(same, {x}, {leaf({3})}); },
+       "[hvp] expected a vector of shape (2,) and f64 for input 0, got (3,) and f64"},
       {"vectors of hvp", [&] { hvp(same, {x}, {}); }, "[hvp] expected one vector per input, 1 in all, got 0"},
       {"checkpoint of nothing", [&] { checkpoint(nothing, {x}); },
        "[checkpoint] the function returned an undefined variable as output 0"},
@@ -214,13 +256,15 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
          DetectAnomaly guard;
          log(leaf({2}) - 3.0);
        },
-       "[anomaly] the value of 'log' contains NaN: *"},
+       "[anomaly] the value of 'log' contains NaN: shape (2,), 2 of 2 elements (first at element 0), from "
+       "finite inputs; in log <- affine <- leaf"},
       {"NaN upstream",
        [&] {
          DetectAnomaly guard;
          (x * 2.0).backward(nan({2}));
        },
-       "[anomaly] the upstream gradient given for '*' contains NaN before any rule has run: *"},
+       "[anomaly] the upstream gradient given for 'affine' contains NaN before any rule has run: shape (2,), "
+       "2 of 2 elements (first at element 0); in affine <- leaf"},
       {"NaN of a hook",
        [&] {
          DetectAnomaly guard;
@@ -228,13 +272,15 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
          y.register_hook([&](const Variable&) { return nan({2}); });
          sum(y).backward();
        },
-       "[anomaly] a hook of '*' returned NaN: *"},
+       "[anomaly] a hook of 'affine' returned NaN: shape (2,), 2 of 2 elements (first at element 0); in sum "
+       "<- affine <- leaf"},
       {"NaN of a rule",
        [&] {
          DetectAnomaly guard;
          sum(with_rule(x, {nan({2})})).backward();
        },
-       "[anomaly] the backward of 'mine' produced NaN: gradient of its input 0, *"},
+       "[anomaly] the backward of 'mine' produced NaN: gradient of its input 0, shape (2,), 2 of 2 elements "
+       "(first at element 0), from a finite upstream gradient; in sum <- mine <- leaf"},
       {"NaN of a sum",
        [&] {
          DetectAnomaly guard;
@@ -242,33 +288,57 @@ TEST_CASE("errors of functional derivatives, checkpoints, anomalies and graphs")
          const Variable p = leaf({2});
          sum(with_rule(p, {infinite}) + with_rule(p, {-infinite})).backward();
        },
-       "[anomaly] adding up the gradients of the uses of '*' gave NaN: *"},
+       "[anomaly] adding up the gradients of the uses of 'leaf' gave NaN: shape (2,), 2 of 2 elements (first "
+       "at element 0); in sum <- add <- mine <- leaf"},
+  });
+}
+
+TEST_CASE("errors of graphs") {
+  const Variable x = leaf({2});
+  const TemporaryFolder folder, tools;
+  write_file(tools / "dot", "#!/bin/sh\necho 'no fonts' >&2\necho 'sorry' >&2\nexit 3\n");
+  std::filesystem::permissions(tools / "dot", std::filesystem::perms::owner_all);
+  check_rows({
       {"name of a picture", [&] { write_graph(sum(x), "graph.jpg"); },
        "[write_graph] expected a file name that ends in .dot, .gv or .svg, got 'graph.jpg'"},
       {"graph of nothing", [&] { write_graph(x.detach(), "graph.dot"); },
        "[write_graph] the output does not depend on anything that requires a gradient, so there is no graph"},
       {"no Graphviz",
-       [&] { with_environment("PATH", "/nowhere", [&] { write_graph(sum(x), "graph.svg"); }); },
-       "[write_graph] expected Graphviz's program 'dot' to draw the picture, but it does not start: *; "
-       "install "
-       "graphviz (Debian: apt-get install graphviz), or write a .dot file"},
+       [&] { with_environment("PATH", folder.path().c_str(), [&] { write_graph(sum(x), "graph.svg"); }); },
+       "[write_graph] expected Graphviz's program 'dot' to draw the picture, but it does not start: No such "
+       "file or directory; install graphviz (Debian: apt-get install graphviz), or write a .dot file"},
+      {"Graphviz that fails",
+       [&] {
+         with_environment("PATH", tools.path().c_str(), [&] { write_graph(sum(x), folder / "graph.svg"); });
+       },
+       "[write_graph] expected Graphviz's program 'dot' to succeed, it ended with status 3: no fonts sorry"},
+      {"no more files",
+       [&] { with_limit(RLIMIT_NOFILE, 0, [&] { write_graph(sum(x), folder / "graph.svg"); }); },
+       "[write_graph] cannot create a temporary file: Too many open files; is the disk full?"},
+      {"no room", [&] { with_limit(RLIMIT_FSIZE, 0, [&] { write_graph(sum(x), folder / "graph.svg"); }); },
+       "[write_graph] cannot write a temporary file: File too large; is the disk full?"},
   });
 }
 
 TEST_CASE("errors of gradient checks") {
   const Variable x = leaf({2});
   const std::vector<Variable> none, labels{Variable(Tensor::zeros({2}, {DType::i64}))};
+  const auto same = [](const std::vector<Variable>& in) { return in[0]; };
   check_rows({
       {"name of a layout", [] { layout_by_name("diagonal"); },
        "[layout] expected contiguous, transposed, sliced, expanded or flipped, got 'diagonal'"},
-      {"check of integers", [&] { gradcheck([](const std::vector<Variable>& in) { return in[0]; }, labels); },
+      {"no direction", [&] { gradcheck(same, {x}, {.directions = 0}); },
+       "[gradcheck] expected at least one direction, got 0"},
+      {"order of a check", [&] { gradcheck(same, {x}, {.order = 0}); },
+       "[gradcheck] expected an order of at least 1, got 0"},
+      {"check of integers", [&] { gradcheck(same, labels); },
        "[gradcheck] expected an f32 or f64 input, got none"},
       {"check without inputs",
        [&] { gradcheck([](const std::vector<Variable>&) { return leaf({1}); }, none); },
        "[gradcheck] expected at least one input, got none"},
       {"check of a function without result",
        [&] { gradcheck([](const std::vector<Variable>&) { return Variable(); }, {x}); },
-       "[gradcheck] the function returned an undefined variable"},
+       "[gradcheck] expected the function to return variables, got an undefined one as result 0"},
       {"function of changing shape",
        [&] {
          int calls = 0;
@@ -278,7 +348,7 @@ TEST_CASE("errors of gradient checks") {
              },
              {x});
        },
-       "[gradcheck] the function returned another number or shape of results for other values of its inputs"},
+       "[gradcheck] expected result 0 of shape (2,) for other values of the inputs, too, got (2, 1)"},
       {"derivative beyond the last",
        [] { complex_step_check({.op = UnaryOp::exp, .derivative = kMaxDerivative}, {0.5}); },
        "[complex_step_check] expected a derivative of 0 to 2, got 3"},

@@ -198,6 +198,19 @@ TEST_CASE("errors of operations with indices and layouts") {
   check_rows({
       {"indices that are floats", [&] { gather(m43, 0, m43); },
        "[gather] expected indices of type i64, got f32"},
+      {"no indices", [&] { gather(m43, 0, Tensor()); },
+       "[gather] expected indices of type i64, got an undefined tensor"},
+      {"negative index",
+       [&] {
+         gather(m43, 0, indices({-1}, {1, 1}));
+       },
+       "[gather] expected indices in 0..3, got -1"},
+      {"label out of range", [&] { one_hot(two, 1); }, "[one_hot] expected indices in 0..0, got 1"},
+      {"id out of range",
+       [&] {
+         embedding(leaf({1, 2}), two);
+       },
+       "[gather] expected indices in 0..0, got 1"},
       {"index out of range",
        [&] {
          gather(m43, 0, indices({4}, {1, 1}));
@@ -237,14 +250,15 @@ TEST_CASE("errors of operations with indices and layouts") {
       {"argmin of nothing", [&] { argmin(none, 0); },
        "[argmin] expected at least one element on axis 0, got shape (0, 3)"},
       {"argmax of a long f32 axis", [] { argmax(ones({1}).expand({(1 << 24) + 1}), 0); },
-       "[argmax] axis 0 of (16777217,) has more elements than f32 can count (2^24); convert with "
+       "[argmax] expected at most 2^24 elements on axis 0, as far as f32 can count, got shape (16777217,); "
+       "convert with "
        "to(DType::f64)"},
       {"min of nothing", [&] { min(none); }, "[min] expected at least one element, got shape (0, 3)"},
       {"axis of cumulative_sum", [&] { cumulative_sum(m43, 2); },
        "[cumulative_sum] axis 2 is outside -2..1 of a tensor with 2 axes"},
       {"axis of argsort", [&] { argsort(m43, 2); },
        "[argsort] axis 2 is outside -2..1 of a tensor with 2 axes"},
-      {"axis of sort", [&] { sort(m43, 2); }, "[*sort] axis 2 is outside -2..1 of a tensor with 2 axes"},
+      {"axis of sort", [&] { sort(m43, 2); }, "[argsort] axis 2 is outside -2..1 of a tensor with 2 axes"},
       {"stack of nothing", [] { stack(std::vector<Tensor>{}, 0); },
        "[stack] expected at least one tensor, got none"},
       {"stack of no variables", [] { stack(std::vector<Variable>{}, 0); },
@@ -281,6 +295,8 @@ TEST_CASE("errors of operations with indices and layouts") {
          split(leaf({4}), {5, -1}, 0);
        },
        "[split] expected sizes of at least 0, got -1"},
+      {"axis of split", [] { split(leaf({4}), {4}, 1); },
+       "[split] axis 1 is outside -1..0 of a tensor with 1 axes"},
       {"parts of another size",
        [] {
          split(leaf({4}), {2, 3}, 0);
@@ -288,6 +304,11 @@ TEST_CASE("errors of operations with indices and layouts") {
        "[split] expected sizes that add up to 4 (axis 0 of (4,)), got 5"},
       {"step", [&] { m43.slice(0, 0, 4, 0); },
        "[slice] expected a step of at least 1, got 0; reverse with flip"},
+      {"condition of where that is a number",
+       [&] {
+         where(indices({1, 0, 1}, {3}), m43, m43);
+       },
+       "[where] expected f32 or f64, got i64; convert with to(dtype)"},
       {"condition of where", [&] { where(none, m43, m43); },
        "[where] shapes do not broadcast: (0, 3) and (4, 3); sizes must be equal or 1, aligned at the last "
        "axis"},
@@ -314,13 +335,98 @@ TEST_CASE("errors of operations with indices and layouts") {
        "[variance] expected more elements than the correction, which is at least 0; got 1 elements and "
        "correction "
        "1"},
+      {"axis of variance", [] { variance(leaf({2}), {1}); },
+       "[variance] axis 1 is outside -1..0 of a tensor with 1 axes"},
       {"order of a norm", [] { norm(leaf({2}), {}, false, 0.5); },
        "[norm] expected an order p of at least 1 (or infinity), got 0.5"},
   });
 }
 
+TEST_CASE("errors of grouped, dilated and transposed convolutions") {
+  const Tensor pair = ones({1, 4, 4, 2}), three = ones({1, 4, 4, 3}), kernel = ones({3, 3, 2, 3});
+  check_rows({
+      {"no groups", [&] { conv2d(pair, kernel, {}, {.groups = 0}); },
+       "[conv2d] expected at least one group, got 0"},
+      {"groups of a convolution", [&] { conv2d(pair, kernel, {}, {.groups = 2}); },
+       "[conv2d] 2 groups do not divide both the 2 channels of the image and the 3 of the output"},
+      {"groups of the output",
+       [&] {
+         conv2d(ones({1, 4, 4, 3}), ones({3, 3, 1, 4}), {}, {.groups = 3});
+       },
+       "[conv2d] 3 groups do not divide both the 3 channels of the image and the 4 of the output"},
+      {"channels of a group",
+       [&] {
+         conv2d(pair, ones({3, 3, 2, 4}), {}, {.groups = 2});
+       },
+       "[conv2d] channels differ: image (1, 4, 4, 2) and kernel (3, 3, 2, 4) (HWIO); with 2 groups the "
+       "kernel takes 1 "
+       "input channels"},
+      {"groups of a gradient",
+       [&] {
+         conv2d_backward_data(ones({1, 4, 4, 3}), kernel, 6, 6, {.groups = 2});
+       },
+       "[conv2d_backward_data] 2 groups do not divide both the 4 channels of the image and the 3 of the "
+       "output"},
+      {"dilation", [&] { conv2d(pair, kernel, {}, {.dilation_h = 0}); },
+       "[conv2d] dilations must be positive, got 0 x 1"},
+      {"dilated kernel too large", [&] { conv2d(pair, kernel, {}, {.dilation_w = 2}); },
+       "[conv2d] the kernel 3 x 5 (with its dilation) is larger than the padded image 4 x 4"},
+      {"empty kernel",
+       [&] {
+         conv2d(pair, ones({0, 3, 2, 3}), {}, {});
+       },
+       "[conv2d] expected a kernel of at least 1 x 1 pixels, got 0 x 3"},
+      {"channels of a transposed convolution", [&] { conv_transpose2d(pair, kernel, {}, {}); },
+       "[conv_transpose2d] channels differ: image (1, 4, 4, 2) and kernel (3, 3, 2, 3) (HWOI)"},
+      {"groups of a transposed convolution", [&] { conv_transpose2d(three, kernel, {}, {.groups = 2}); },
+       "[conv_transpose2d] 2 groups do not divide both the 3 channels of the image and the 4 of the output"},
+      {"transposed convolution of nothing",
+       [&] {
+         conv_transpose2d(ones({1, 0, 4, 3}), kernel, {}, {});
+       },
+       "[conv_transpose2d] expected at least one pixel, got (1, 0, 4, 3)"},
+      {"output padding", [&] { conv_transpose2d(three, kernel, {}, {.stride_h = 2}, 2); },
+       "[conv_transpose2d] expected output padding in 0..stride - 1, got 2 x 0 with strides 2 x 1"},
+      {"padding of a transposed convolution",
+       [&] {
+         conv_transpose2d(ones({1, 1, 4, 3}), ones({1, 1, 2, 3}), {}, {.pad_top = 1});
+       },
+       "[conv_transpose2d] expected at least one pixel of the output, got 0 x 4; use less padding"},
+      {"bias of a transposed convolution", [&] { conv_transpose2d(three, kernel, ones({5}), {}); },
+       "[conv_transpose2d] expected a bias of shape (2,), got (5,)"},
+      {"bias of a transposed convolution, with gradient",
+       [&] { conv_transpose2d(Variable(three), Variable(kernel), leaf({5}, DType::f32), {}); },
+       "[conv_transpose2d] expected a bias of shape (2,), got (5,)"},
+  });
+}
+
+TEST_CASE("errors of einsum") {
+  const Variable m = leaf({2, 3}), v = leaf({3});
+  const auto two = [&](std::string_view formula) { return [&m, &v, formula] { einsum(formula, m, v); }; };
+  check_rows({
+      {"formula without result", two("ij,j"),
+       "[einsum] expected a formula such as \"ij,jk->ik\", got \"ij,j\" without ->"},
+      {"dots in a formula", two("...j,j->..."), "[einsum] expected letters, got '.' in \"...j,j->...\""},
+      {"comma in the result", two("ij,j->i,"), "[einsum] expected letters, got ',' in \"ij,j->i,\""},
+      {"diagonal", two("ii,i->i"),
+       "[einsum] expected each axis once in a part of \"ii,i->i\", got 'i' twice; diagonals are not "
+       "supported"},
+      {"result with an axis twice", two("ij,j->ii"),
+       "[einsum] expected each axis once in a part of \"ij,j->ii\", got 'i' twice; diagonals are not "
+       "supported"},
+      {"too many operands", two("ij->i"), "[einsum] expected 1 operands for \"ij->i\", got 2"},
+      {"too few operands", [&] { einsum("ij,jk->ik", m); },
+       "[einsum] expected 2 operands for \"ij,jk->ik\", got 1"},
+      {"axis from nowhere", two("ij,j->k"),
+       "[einsum] expected an operand with each axis of the result of \"ij,j->k\", got none with 'k'"},
+      {"rank of an operand", two("ijk,k->i"), "[einsum] expected 3 axes ('ijk' of \"ijk,k->i\"), got (2, 3)"},
+      {"size of an axis", two("ij,i->j"),
+       "[einsum] expected one size for axis 'i' of \"ij,i->j\", got 2 and 3; sizes are not broadcast"},
+  });
+}
+
 TEST_CASE("errors of pooling and norms") {
-  const Tensor image = ones({1, 4, 4, 2}), kernel = ones({3, 3, 2, 3});
+  const Tensor image = ones({1, 4, 4, 2});
   const Variable batch(image), scalar(ones({})), row(ones({3}));
   check_rows({
       {"pooling in groups", [&] { max_pool2d(image, 2, 2, {.groups = 2}); },
@@ -328,15 +434,22 @@ TEST_CASE("errors of pooling and norms") {
       {"window in the padding alone", [&] { max_pool2d(image, 1, 1, {.pad_top = 1}); },
        "[max_pool2d] expected windows that reach the image, got one of 1 x 1 in the padding alone for image "
        "(1, 4, 4, 2); use less padding"},
+      {"size of a window", [&] { max_pool2d(image, 0, 2, {}); },
+       "[max_pool2d] expected a window of at least 1 x 1 pixels, got 0 x 2"},
+      {"pooling of a vector", [] { max_pool2d(ones({3}), 2, 2, {}); },
+       "[max_pool2d] expected an image batch [B, H, W, C] with 4 axes, got (3,)"},
+      {"size of an averaged window", [&] { average_pool2d(batch, 0, 2, {}); },
+       "[average_pool2d] expected a window of at least 1 x 1 pixels, got 0 x 2"},
+      {"average in groups", [&] { average_pool2d(batch, 2, 2, {.groups = 2}); },
+       "[average_pool2d] pooling has no groups; expected groups = 1, got 2"},
       {"average over a vector", [&] { average_pool2d(row, 2, 2, {}); },
        "[average_pool2d] expected an image batch [B, H, W, C], got (3,)"},
-      {"bias of a transposed convolution",
-       [&] {
-         conv_transpose2d(ones({1, 4, 4, 3}), kernel, ones({5}), {}, 0, 0);
-       },
-       "[conv_transpose2d] expected a bias of shape (2,), got (5,)"},
       {"layer norm of a scalar", [&] { layer_norm(scalar, {}, {}); },
        "[layer_norm] expected x [..., C], got a scalar"},
+      {"gain of a layer norm", [&] { layer_norm(row, Variable(ones({2})), {}); },
+       "[layer_norm] expected gain and bias of shape (3,) or none, got (2,)"},
+      {"bias of a layer norm", [&] { layer_norm(row, {}, Variable(ones({4}))); },
+       "[layer_norm] expected gain and bias of shape (3,) or none, got (4,)"},
       {"instance norm without pixels", [&] { instance_norm(row, {}, {}); },
        "[instance_norm] expected x [B, ..., C] with axes of pixels between and at least one channel, got "
        "(3,)"},

@@ -28,8 +28,8 @@ void check_form(const std::string& text) {
   static const std::regex form(R"(^\[[A-Za-z0-9_ .:-]+\] [^\n]+$)");
   static const std::regex expectation(
       R"(expected|differ|outside|must|at most|only|cannot|do(es)? not|was not|)"
-      R"(larger|out of range|unknown|was (changed|freed|given)|returned|gave)");
-  static const std::regex reality(R"([0-9']|got|set_value|the output)");
+      R"(larger|out of range|unknown|was (changed|freed|given)|returned|gave|contains|produced)");
+  static const std::regex reality(R"([0-9']|got|set_value|the output|cannot [a-z ]+: )");
   CHECK_MESSAGE(std::regex_match(text, form), "not '[where] one line': ", text);
   CHECK_MESSAGE(std::regex_search(text, expectation), "does not say what was expected: ", text);
   CHECK_MESSAGE(std::regex_search(text, reality), "does not say what came: ", text);
