@@ -123,5 +123,5 @@ TEST_CASE("axes count from both ends") {
   CHECK(error_of([] { normalize_axis(-4, 3, "test"); }) ==
         "[test] axis -4 is outside -3..2 of a tensor with 3 axes");
   CHECK(error_of([] { normalize_axis(0, 0, "test"); }) ==
-        "[test] axis 0 is outside 0..-1 of a tensor with 0 axes");
+        "[test] expected a tensor with axes, got a scalar and axis 0");
 }
