@@ -44,7 +44,7 @@ std::string describe_element(int64_t element, const Shape& index) {
 std::string describe_place(const GradcheckEntry& e, const GradcheckOptions& options, size_t num_outputs) {
   std::string place = describe_input(e.input, options);
   if (e.element < 0) return place + fmt::format(" along random direction {}", e.direction);
-  place += " element " + describe_element(e.element, e.index);
+  place.append(" element ").append(describe_element(e.element, e.index));
   if (e.output_element < 0) return place;
   return place + (num_outputs > 1 ? fmt::format(", output {} element ", e.output) : ", output element ") +
          describe_element(e.output_element, e.output_index);
@@ -107,7 +107,7 @@ std::string table(const std::vector<GradcheckEntry>& entries, const GradcheckOpt
     std::string line = " ";
     for (size_t i = 0; i < row.size(); ++i) line += fmt::format(" {:<{}}", row[i], widths[i]);
     line.erase(line.find_last_not_of(' ') + 1);
-    text += "\n" + line;
+    text.append("\n").append(line);
   }
   return text;
 }
@@ -364,15 +364,15 @@ void finish_report(GradcheckReport& report, std::vector<GradcheckEntry> failing,
   text += fmt::format("\n  error {:.3g}, tolerance {:.3g}", w.error, w.tolerance);
   if (w.direction >= 0 && w.element >= 0)
     text += fmt::format("; found along random direction {} by halving", w.direction);
-  if (const std::string why = explain(w); !why.empty()) text += "\n  " + wrap(why, 2);
+  if (const std::string why = explain(w); !why.empty()) text.append("\n  ").append(wrap(why, 2));
   text += fmt::format("\n  {} of {} {} fail{}", report.failed, report.checked,
                       report.full ? "elements of the Jacobian" : "random directions",
                       report.failed == 1 ? "s" : "");
   if (not_mismatches > 0 && not_mismatches < report.failed)
     text += fmt::format(", {} of them at kinks or where the difference is no measure", not_mismatches);
   if (report.kinks_skipped > 0) text += fmt::format("; {} kinks skipped", report.kinks_skipped);
-  if (failing.size() > 1) text += ":" + table(failing, options, num_outputs);
-  for (const std::string& hint : report.hints) text += "\n  " + wrap("hint: " + hint, 2);
+  if (failing.size() > 1) text.append(":").append(table(failing, options, num_outputs));
+  for (const std::string& hint : report.hints) text.append("\n  ").append(wrap(fmt::format("hint: {}", hint), 2));
   report.message = text;
 }
 

@@ -68,7 +68,9 @@ TEST_CASE("allocator: size classes are eighths of powers of two, from 64 bytes o
       {0, 64},      {1, 64},      {64, 64},      {65, 128},      {128, 128},    {129, 192},
       {512, 512},   {513, 640},   {640, 640},    {641, 768},     {1024, 1024},  {1025, 1280},
       {1281, 1536}, {8192, 8192}, {8193, 10240}, {65535, 65536}, {65537, 81920}};
-  for (const auto& [asked, given] : classes) {
+  for (const auto& [asked_bytes, given_bytes] : classes) {
+    const auto asked = asked_bytes;  // clang 14 captures no structured bindings
+    const auto given = given_bytes;
     CAPTURE(asked);
     const size_t before = allocator.reserved_bytes();
     void* memory = allocator.allocate(asked);

@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "autograd/ops.h"
 #include "tests/error_of.h"
@@ -30,13 +32,15 @@ Variable variable(const Shape& shape) { return Variable(zeros(shape), true); }
 
 TEST_CASE("limits of views") {
   const Tensor t = zeros({4, 3});
-  for (const auto& [begin, end] :
-       {std::pair{0, 4}, {-4, 4}, {4, 4}, {2, 2}, {-1, 4}, {0, -4}, {1, -1}, {0, 0}}) {
+  for (const std::pair<int, int>& range :
+       std::vector<std::pair<int, int>>{{0, 4}, {-4, 4}, {4, 4}, {2, 2}, {-1, 4}, {0, -4}, {1, -1}, {0, 0}}) {
+    const int begin = range.first, end = range.second;
     CAPTURE(begin);
     CAPTURE(end);
     CHECK(taken([&, b = begin, e = end] { t.slice(0, b, e); }));
   }
-  for (const auto& [begin, end] : {std::pair{0, 5}, {-5, 4}, {3, 2}, {0, -5}, {5, 5}, {-1, -2}}) {
+  for (const std::pair<int, int>& range : std::vector<std::pair<int, int>>{{0, 5}, {-5, 4}, {3, 2}, {0, -5}, {5, 5}, {-1, -2}}) {
+    const int begin = range.first, end = range.second;
     CAPTURE(begin);
     CAPTURE(end);
     CHECK(refused("slice", [&, b = begin, e = end] { t.slice(0, b, e); }));
@@ -250,7 +254,9 @@ TEST_CASE("limits of concat and of the images") {
       {"average_pool", average_pool},
       {"space_to_depth", space_to_depth},
       {"depth_to_space", depth_to_space}};
-  for (const auto& [name, function] : functions) {
+  for (const auto& entry : functions) {
+    const auto& name = entry.first;
+    const auto& function = entry.second;
     CAPTURE(name);
     CHECK(function(image, 1).shape() == image.shape());
     CHECK(refused(name, [&, f = function] { f(image, 0); }));

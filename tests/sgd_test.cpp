@@ -139,7 +139,7 @@ TEST_CASE("Sgd: what it refuses") {
   CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.momentum = 0.5, .dampening = 0.1, .nesterov = true}),
                        doctest::Contains("got momentum 0.5 and dampening 0.1"), Error);
   Sgd sgd({{"p", p}});
-  CHECK_THROWS_WITH_AS(sgd.step(0.1), doctest::Contains("[Sgd] no parameter has a gradient"), Error);
+  CHECK_THROWS_WITH_AS(sgd.step(0.1), doctest::Contains("[Sgd] expected a parameter with a gradient"), Error);
   set_grad(p, {1});
   CHECK_THROWS_WITH_AS(sgd.step(-1), doctest::Contains("learning rate >= 0"), Error);
 }

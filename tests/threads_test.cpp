@@ -2,6 +2,7 @@
 #include "tensor/threads.h"
 
 #include <doctest/doctest.h>
+#include <fmt/core.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -35,8 +36,8 @@ namespace {
 std::string output_with(const char* value) {
   std::array<char, 4096> path{};
   REQUIRE(readlink("/proc/self/exe", path.data(), path.size() - 1) > 0);
-  std::string command = value ? "HALFSTEP_THREADS='" + std::string(value) + "' " : "env -u HALFSTEP_THREADS ";
-  command += "'" + std::string(path.data()) + "' --no-skip --test-case='child: prints the number of threads'";
+  std::string command = value ? fmt::format("HALFSTEP_THREADS='{}' ", value) : "env -u HALFSTEP_THREADS ";
+  command += fmt::format("'{}' --no-skip --test-case='child: prints the number of threads'", path.data());
   FILE* pipe = popen(command.c_str(), "r");
   REQUIRE(pipe != nullptr);
   std::string output;

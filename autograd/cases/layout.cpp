@@ -59,6 +59,7 @@ std::vector<OpCase> layout_cases() {
        },
        {{3, 2, 4}}},
       {"flip then multiply", [](const In& in) { return multiply(flip(in[0], {1}), in[0]); }, {{3, 4}}},
+      {"squeeze", [](const In& in) { return squeeze(in[0], 1); }, {{3, 1, 2}}},
       {"unsqueeze and squeeze", [](const In& in) { return squeeze(unsqueeze(in[0], 1), -1); }, {{3, 1}}},
       {"stack axis 0",
        [](const In& in) {

@@ -43,7 +43,7 @@ std::vector<OpCase> reduce_cases() {
          return variance(in[0], {1, 2}, true, 0);
        },
        {{2, 3, 4}}},
-      {"standard_deviation axis 0", [](const In& in) { return standard_deviation(in[0], {0}); }, {{4, 3}}},
+      {"standard_deviation axis 1", [](const In& in) { return standard_deviation(in[0], {1}); }, {{4, 3}}},
       {"norm 2 axis 1", [](const In& in) { return norm(in[0], {1}); }, {{3, 5}}},
       {"norm 1 all", [](const In& in) { return norm(in[0], {}, false, 1); }, {{3, 5}}, 0.1, 2},
       {"norm 3 axis 0 keep", [](const In& in) { return norm(in[0], {0}, true, 3); }, {{3, 5}}, -2, -0.1},
