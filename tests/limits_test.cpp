@@ -190,6 +190,20 @@ TEST_CASE("limits of the convolutions") {
   CHECK(taken([&] { conv2d(x, zeros({4, 6, 3, 6}), {}, with(&Conv2dGeometry::pad_left, 1)); }));
   CHECK(taken([&] { conv2d(x, zeros({4, 6, 3, 6}), {}, with(&Conv2dGeometry::pad_right, 1)); }));
 
+  for (auto dilation : {&Conv2dGeometry::dilation_h, &Conv2dGeometry::dilation_w}) {
+    CHECK(refused("conv2d", [&] { conv2d(x, kernel, {}, with(dilation, 0)); }));
+    CHECK(taken([&] { conv2d(x, kernel, {}, with(dilation, 2)); }));
+  }
+  CHECK(refused("conv2d",
+                [&] { conv2d(x, kernel, {}, with(&Conv2dGeometry::dilation_h, 4)); }));  // spans 5 of 4
+  CHECK(refused("conv2d",
+                [&] { conv2d(x, kernel, {}, with(&Conv2dGeometry::dilation_w, 3)); }));  // spans 7 of 5
+  CHECK(taken([&] { conv2d(x, kernel, {}, with(&Conv2dGeometry::dilation_h, 3)); }));
+  for (int groups : {0, -1, 2, 3})
+    CHECK(refused("conv2d", [&] { conv2d(x, kernel, {}, with(&Conv2dGeometry::groups, groups)); }));
+  CHECK(taken([&] { conv2d(x, zeros({2, 3, 1, 6}), {}, with(&Conv2dGeometry::groups, 3)); }));
+  CHECK(refused("conv2d", [&] { conv2d(x, zeros({2, 3, 1, 5}), {}, with(&Conv2dGeometry::groups, 3)); }));
+
   const Tensor dy = zeros({2, 3, 3, 6});
   CHECK(conv2d_backward_data(dy, kernel, 4, 5, plain).shape() == x.shape());
   CHECK(conv2d_backward_kernel(x, dy, 2, 3, plain).shape() == kernel.shape());

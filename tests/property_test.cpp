@@ -884,26 +884,36 @@ TEST_CASE("properties: matmul with any leading axes and layouts, against three l
 }
 
 TEST_CASE("properties: the three passes of a convolution are adjoints of one bilinear form") {
-  for_each_setting(30, [](TensorOptions options) {
-    const Conv2dGeometry g{static_cast<int>(pick(1, 3)), static_cast<int>(pick(1, 3)),
-                           static_cast<int>(pick(0, 2)), static_cast<int>(pick(0, 2)),
-                           static_cast<int>(pick(0, 2)), static_cast<int>(pick(0, 2))};
-    const int64_t kh = pick(1, 4), kw = pick(1, 4), in = pick(1, 18), out = pick(1, 18), batch = pick(1, 3);
-    const int64_t h = kh + pick(0, 5), w = kw + pick(0, 5);
-    const int64_t oh = (h + g.pad_top + g.pad_bottom - kh) / g.stride_h + 1,
-                  ow = (w + g.pad_left + g.pad_right - kw) / g.stride_w + 1;
-    const Tensor x = pick_tensor({batch, h, w, in}, options),
-                 kernel = pick_tensor({kh, kw, in, out}, options),
-                 dy = pick_tensor({batch, oh, ow, out}, options);
-    const Tensor bias = coin() ? pick_tensor({out}, options) : Tensor();
+  for_each_setting(50, [](TensorOptions options) {
+    Conv2dGeometry g{static_cast<int>(pick(1, 3)), static_cast<int>(pick(1, 3)),
+                     static_cast<int>(pick(0, 2)), static_cast<int>(pick(0, 2)),
+                     static_cast<int>(pick(0, 2)), static_cast<int>(pick(0, 2))};
+    const bool grouped = coin();
+    g.groups = grouped ? static_cast<int>(pick(1, 4)) : 1;
+    g.dilation_h = coin() ? static_cast<int>(pick(1, 3)) : 1;
+    g.dilation_w = coin() ? static_cast<int>(pick(1, 3)) : 1;
+    // Per group; in total.
+    const int64_t in = pick(1, grouped ? 5 : 18), out = pick(1, grouped ? 5 : 18), all_in = in * g.groups,
+                  all_out = out * g.groups;
+    const int64_t kh = pick(1, 4), kw = pick(1, 4), batch = pick(1, 3);
+    const int64_t span_h = g.dilation_h * (kh - 1) + 1, span_w = g.dilation_w * (kw - 1) + 1;
+    const int64_t h = span_h + pick(0, 5), w = span_w + pick(0, 5);
+    const int64_t oh = (h + g.pad_top + g.pad_bottom - span_h) / g.stride_h + 1,
+                  ow = (w + g.pad_left + g.pad_right - span_w) / g.stride_w + 1;
+    const Tensor x = pick_tensor({batch, h, w, all_in}, options),
+                 kernel = pick_tensor({kh, kw, in, all_out}, options),
+                 dy = pick_tensor({batch, oh, ow, all_out}, options);
+    const Tensor bias = coin() ? pick_tensor({all_out}, options) : Tensor();
     const Plain px = plain(x), pk = plain(kernel);
-    Plain want({batch, oh, ow, out});
+    Plain want({batch, oh, ow, all_out});
     for (Index i(want.shape); i.valid(); i.next()) {
+      const int64_t first = i.at[3] / out * in;  // channel of the image that the group begins with
       for (Index t({kh, kw, in}); t.valid(); t.next()) {
-        const int64_t row = i.at[1] * g.stride_h + t.at[0] - g.pad_top,
-                      column = i.at[2] * g.stride_w + t.at[1] - g.pad_left;
+        const int64_t row = i.at[1] * g.stride_h + t.at[0] * g.dilation_h - g.pad_top,
+                      column = i.at[2] * g.stride_w + t.at[1] * g.dilation_w - g.pad_left;
         if (row >= 0 && row < h && column >= 0 && column < w)
-          want.add(i.at, px({i.at[0], row, column, t.at[2]}) * pk({t.at[0], t.at[1], t.at[2], i.at[3]}));
+          want.add(i.at,
+                   px({i.at[0], row, column, first + t.at[2]}) * pk({t.at[0], t.at[1], t.at[2], i.at[3]}));
       }
       if (bias.defined()) want.add(i.at, bias.slice(0, i.at[3], i.at[3] + 1).item());
     }
@@ -917,6 +927,52 @@ TEST_CASE("properties: the three passes of a convolution are adjoints of one bil
         std::max({terms, static_cast<double>(kh * kw * out), static_cast<double>(batch * oh * ow)});
     check_same_inner(y, dy, x, dx, most);
     check_same_inner(y, dy, kernel, dk, most);
+
+    // The transposed convolution is the middle one, for the image whose last rows and columns are used.
+    const int rest_h = static_cast<int>((h + g.pad_top + g.pad_bottom - span_h) % g.stride_h),
+              rest_w = static_cast<int>((w + g.pad_left + g.pad_right - span_w) % g.stride_w);
+    const Tensor shift = coin() ? pick_tensor({all_in}, options) : Tensor();
+    Plain moved = plain(dx);
+    for (Index i(moved.shape); i.valid(); i.next())
+      if (shift.defined()) moved.add(i.at, shift.slice(0, i.at[3], i.at[3] + 1).item());
+    check_close(conv_transpose2d(dy, kernel, shift, g, rest_h, rest_w), moved, 2);
+  });
+}
+
+TEST_CASE("properties: max pooling takes the first largest pixel of its window, never the padding") {
+  for_each_setting(30, [](TensorOptions options) {
+    const int window_h = static_cast<int>(pick(1, 3)), window_w = static_cast<int>(pick(1, 3));
+    Conv2dGeometry g{static_cast<int>(pick(1, 3)), static_cast<int>(pick(1, 3))};
+    // Less padding than window on every side, so that no window lies in it.
+    g.pad_top = static_cast<int>(pick(0, window_h - 1));
+    g.pad_bottom = static_cast<int>(pick(0, window_h - 1));
+    g.pad_left = static_cast<int>(pick(0, window_w - 1));
+    g.pad_right = static_cast<int>(pick(0, window_w - 1));
+    const int64_t h = window_h + pick(0, 4), w = window_w + pick(0, 4), channels = pick(1, 17),
+                  batch = pick(1, 2);
+    const int64_t oh = (h + g.pad_top + g.pad_bottom - window_h) / g.stride_h + 1,
+                  ow = (w + g.pad_left + g.pad_right - window_w) / g.stride_w + 1;
+    Tensor x = pick_tensor({batch, h, w, channels}, options, -3, -0.5);  // below the 0 of other paddings
+    if (coin()) x = x.to(DType::i64).to(options.dtype);
+    const Plain p = plain(x);
+    Plain largest({batch, oh, ow, channels}), place({batch, oh, ow, channels});
+    for (Index i(largest.shape); i.valid(); i.next()) {
+      double best = -HUGE_VAL;
+      for (Index t({window_h, window_w}); t.valid(); t.next()) {
+        const int64_t row = i.at[1] * g.stride_h + t.at[0] - g.pad_top,
+                      column = i.at[2] * g.stride_w + t.at[1] - g.pad_left;
+        if (row < 0 || row >= h || column < 0 || column >= w) continue;
+        const double v = p({i.at[0], row, column, i.at[3]});
+        if (v <= best) continue;
+        best = v;
+        largest.set(i.at, v);
+        place.set(i.at, static_cast<double>(row * w + column));
+      }
+    }
+    const auto result = max_pool2d(x, window_h, window_w, g);
+    check_close(result.y, largest, 0);
+    check_close(result.index, place, 0);
+    CHECK(result.index.dtype() == DType::i64);
   });
 }
 

@@ -99,6 +99,14 @@ TEST_CASE("the kernels stay inside their scratch memory") {
           alone([&] { conv2d_backward_kernel(x, y, 3, 2, g); });
         }
       }
+      for (const auto& [groups, dilation] : {std::pair{2, 1}, {1, 2}, {4, 3}}) {
+        const Conv2dGeometry g{2, 1, 1, 1, 1, 1, groups, dilation, dilation};
+        const Tensor x = random({3, 9, 8, 16}), kernel = random({2, 3, 16 / groups, 24});
+        const Tensor y = conv2d(x, kernel, {}, g);
+        alone([&] { conv2d(x, kernel, {}, g); });
+        alone([&] { conv2d_backward_data(y, kernel, 9, 8, g); });
+        alone([&] { conv2d_backward_kernel(x, y, 2, 3, g); });
+      }
       {
         // Several groups of images, each with a sum of its own.
         const Tensor x = random({70, 8, 8, 16}), y = random({70, 8, 8, 8});
