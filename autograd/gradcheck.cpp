@@ -142,8 +142,8 @@ class Checker {
     for (const Output& o : outputs_) {
       const auto number = static_cast<size_t>(o.number);
       if (number >= results.size() || results[number].shape() != o.shape)
-        fail("gradcheck", "expected result {} of shape {} for other values of the inputs, too, got {}", number,
-             str(o.shape), number < results.size() ? str(results[number].shape()) : "none");
+        fail("gradcheck", "expected result {} of shape {} for other values of the inputs, too, got {}",
+             number, str(o.shape), number < results.size() ? str(results[number].shape()) : "none");
       const Values v = results[number].value().to_vector<double>();
       all.insert(all.end(), v.begin(), v.end());
     }
