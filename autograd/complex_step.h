@@ -55,6 +55,7 @@ constexpr bool operator>=(Complex a, Complex b) { return a.re >= b.re; }
 constexpr bool operator==(Complex a, Complex b) { return a.re == b.re; }
 constexpr bool operator!=(Complex a, Complex b) { return a.re != b.re; }
 
+/// These continue the real functions of the same names.
 inline Complex exp(Complex z) {
   const double e = std::exp(z.re);
   return {e * std::cos(z.im), e * std::sin(z.im)};

@@ -37,6 +37,7 @@ enum class GradcheckDifferences {
   same,       ///< in the inputs' own dtypes
 };
 
+/// What becomes of an element at a kink.
 enum class OnKink {
   fail,  ///< no gradient exists at a kink, so it cannot be right
   skip,  ///< passes, and is counted, if the analytic slope lies between those from the left and the right

@@ -93,6 +93,7 @@ class Adam : public Optimizer {
   std::vector<Tensor> v_max_;  ///< with amsgrad only
 };
 
+/// Constants of SGD; the defaults are plain gradient descent.
 struct SgdConfig {
   double momentum = 0;   ///< in [0, 1)
   double dampening = 0;  ///< in [0, 1]

@@ -80,6 +80,7 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& kernel, const Tensor& bia
 Shape conv_transpose2d_shape(const Tensor& x, const Tensor& kernel, const Conv2dGeometry& geometry,
                              int output_padding_h = 0, int output_padding_w = 0);
 
+/// The largest pixels and where they were.
 struct MaxPoolResult {
   Tensor y, index;
 };

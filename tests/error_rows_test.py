@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every message that tensor/, autograd/ and nn/ can give has a row in tests/errors_test.cpp.
+"""Every message that tensor/, autograd/ and nn/ can give has a row in tests/errors/.
 
 Finds the calls of require(), fail() and the functions that pass messages to them, and looks for a row "[where] text"
 that the message fits. What has none is named together with the beginning of its row.
@@ -11,7 +11,7 @@ import re
 import sys
 
 FOLDERS = ("tensor", "autograd", "nn", "cuda")
-ROWS = "tests/errors_test.cpp"
+ROWS = "tests/errors"
 # Functions that make messages: the places of `where` and of the text among their arguments.
 MAKERS = {"require": (1, 2), "fail": (0, 1), "fail_at": (None, 1)}
 # Messages without a row, by their text, and why.
@@ -141,7 +141,7 @@ def has_row(table, where, message):
 
 def rows(root):
     """(where, text) of the expected texts of the table."""
-    text = without_comments((root / ROWS).read_text(encoding="utf-8"))
+    text = "".join(without_comments(path.read_text(encoding="utf-8")) for path in sorted((root / ROWS).glob("*.cpp")))
     for match in re.finditer(r'"(?:[^"\\\n]|\\.)*"(?:\s*"(?:[^"\\\n]|\\.)*")*', text):
         literal = strings(match[0])
         row = re.fullmatch(r"\[([^\]]+)\] (.*)", literal or "", re.DOTALL)

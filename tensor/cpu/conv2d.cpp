@@ -294,15 +294,16 @@ struct KernelGradient {
           const int64_t y = pixel / s.ow * g.stride_h + i * g.dilation_h - g.pad_top;
           if (y < 0 || y >= s.h) continue;
           const int64_t left = pixel % s.ow * g.stride_w - g.pad_left;
-          const int64_t j0 = left >= 0 ? 0 : ceil_div(-left, g.dilation_w);
-          const int64_t j1 = min(s.kw, s.w - left > 0 ? ceil_div(s.w - left, g.dilation_w) : 0);
           const T* in = x + ((image * s.h + y) * s.w + left) * s.all_c;
           T* out = patches + pixel * channels + i * s.kw * s.c;
           const int64_t step = g.dilation_w * s.all_c;  // from tap to tap
           if (step == s.c) {
+            const int64_t j0 = max(0, -left), j1 = min(s.kw, s.w - left);
             for (int64_t e = j0 * s.c; e < j1 * s.c; ++e) out[e] = in[e];
           } else {
-            for (int64_t j = j0; j < j1; ++j) {
+            for (int64_t j = 0; j < s.kw; ++j) {
+              const int64_t column = left + j * g.dilation_w;
+              if (column < 0 || column >= s.w) continue;
               for (int64_t c = 0; c < s.c; ++c) out[j * s.c + c] = in[j * step + c];
             }
           }

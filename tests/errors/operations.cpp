@@ -1,0 +1,344 @@
+// Operations, with and without gradients.
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "autograd/ops.h"
+#include "tests/errors/rows.h"
+
+using namespace halfstep;
+using namespace halfstep::test;
+
+TEST_CASE("errors of operations") {
+  const Tensor m43 = ones({4, 3}), m52 = ones({5, 2}), labels = ones({4}, DType::i64);
+  const Tensor image = ones({1, 4, 4, 3}), kernel = ones({3, 3, 3, 5}), heads = ones({1, 2, 1, 3});
+  const Tensor norm_x = ones({2, 2, 6}), gain = ones({6});
+  check_rows({
+      {"undefined operand", [&] { add(m43, Tensor()); },
+       "[add] expected a tensor, got an undefined one (default-constructed)"},
+      {"integers", [&] { affine(labels, 1, 0); },
+       "[affine] expected f32 or f64, got i64; convert with to(dtype)"},
+      {"bf16", [] { exp(Variable(ones({2}, DType::bf16))); },
+       "[exp] expected f32 or f64, got bf16; convert with to(dtype)"},
+      {"dtypes",
+       [&] {
+         multiply(m43, ones({4, 3}, DType::f64));
+       },
+       "[multiply] dtypes differ: f32 and f64; convert one with to(dtype)"},
+      {"devices",
+       [&] {
+         divide(m43, elsewhere({4, 3}));
+       },
+       "[divide] devices differ: 'cpu' and 'reference'; move one with to(device)"},
+      {"broadcasting", [&] { add(m43, m52); },
+       "[add] shapes do not broadcast: (4, 3) and (5, 2); sizes must be equal or 1, aligned at the last "
+       "axis"},
+      {"order of a derivative", [&] { unary({.op = UnaryOp::exp, .derivative = 4}, m43); },
+       "[exp] expected a derivative of order 0 to 3, got 4"},
+      {"shape of a gradient", [&] { unary_chain({.op = UnaryOp::exp, .derivative = 1}, m52, m43); },
+       "[exp] shapes differ: gradient (5, 2) and input (4, 3)"},
+      {"mean of nothing", [] { mean(ones({0})); }, "[mean] expected at least one element, got shape (0,)"},
+      {"mean of nothing, with gradient", [] { mean(leaf({0})); },
+       "[mean] expected at least one element, got shape (0,)"},
+      {"max of nothing", [] { max(ones({0})); }, "[max] expected at least one element, got shape (0,)"},
+      {"sum_to",
+       [&] {
+         sum_to(m43, {4, 2});
+       },
+       "[sum_to] (4, 3) was not broadcast from (4, 2)"},
+      {"sum of squares of nothing", [] { sum_of_squares({}); },
+       "[sum_of_squares] expected at least one tensor, got none"},
+      {"sum of squares on two devices",
+       [&] {
+         sum_of_squares({m43, elsewhere({2})});
+       },
+       "[sum_of_squares] devices differ: 'cpu' and 'reference'"},
+      {"product of a vector", [&] { matmul(ones({3}), m43); },
+       "[matmul] expected matrices, got (3,) x (4, 3); add an axis with unsqueeze"},
+      {"inner sizes", [&] { matmul(m43, m52); },
+       "[matmul] inner sizes differ: (4, 3) x (5, 2); is one operand to be transposed?"},
+      {"bias of a product",
+       [&] {
+         matmul(m43, ones({3, 2}), ones({3}));
+       },
+       "[matmul] expected a bias of shape (2,), got (3,)"},
+      {"product of batches",
+       [] {
+         matmul(ones({2, 4, 3}), ones({3, 3, 4}));
+       },
+       "[matmul] shapes do not broadcast: (2,) and (3,); sizes must be equal or 1, aligned at the last axis"},
+      {"linear of a scalar",
+       [&] {
+         linear(leaf({}), leaf({3, 2}));
+       },
+       "[linear] expected x [..., K] and kernel [K, N], got () and (3, 2)"},
+      {"inner sizes of linear",
+       [&] {
+         linear(leaf({4, 3}), leaf({5, 2}));
+       },
+       "[linear] inner sizes differ: (4, 3) x (5, 2)"},
+      {"rank of an image", [&] { conv2d(m43, kernel, {}, {}); },
+       "[conv2d] expected an image batch [B, H, W, C] with 4 axes, got (4, 3)"},
+      {"channels",
+       [&] {
+         conv2d(image, ones({3, 3, 2, 5}), {}, {});
+       },
+       "[conv2d] channels differ: image (1, 4, 4, 3) and kernel (3, 3, 2, 5) (HWIO)"},
+      {"kernel too large",
+       [&] {
+         conv2d(ones({1, 2, 2, 3}), kernel, {}, {});
+       },
+       "[conv2d] the kernel 3 x 3 is larger than the padded image 2 x 2"},
+      {"strides", [&] { conv2d(image, kernel, {}, {.stride_h = 0}); },
+       "[conv2d] strides must be positive, got 0 x 1"},
+      {"padding", [&] { conv2d(image, kernel, {}, {.pad_left = -1}); },
+       "[conv2d] padding must not be negative, got 0 and 0 rows, -1 and 0 columns"},
+      {"bias of a convolution", [&] { conv2d(image, kernel, ones({3}), {}); },
+       "[conv2d] expected a bias of shape (5,), got (3,)"},
+      {"gradient of a convolution", [&] { conv2d_backward_data(image, kernel, 4, 4, {}); },
+       "[conv2d_backward_data] expected a gradient (1, 2, 2, 5), got (1, 4, 4, 3)"},
+      {"rank of a gradient", [&] { conv2d_backward_data(m43, kernel, 4, 4, {}); },
+       "[conv2d_backward_data] expected a gradient [B, OH, OW, O] with 4 axes, got (4, 3)"},
+      {"gradient of a kernel",
+       [&] {
+         conv2d_backward_kernel(image, ones({2, 2, 2, 5}), 3, 3, {});
+       },
+       "[conv2d_backward_kernel] expected a gradient (1, 2, 2, 5), got (2, 2, 2, 5)"},
+      {"concat of nothing", [] { concat(std::vector<Tensor>{}, 0); },
+       "[concat] expected at least one tensor, got none"},
+      {"concat of undefined",
+       [&] {
+         concat({m43, Tensor()}, 0);
+       },
+       "[concat] expected tensors, got an undefined one"},
+      {"concat of two dtypes",
+       [&] {
+         concat({m43, ones({4, 3}, DType::f64)}, 0);
+       },
+       "[concat] parts differ: f32 on 'cpu' and f64 on 'cpu'; convert or move one with to()"},
+      {"concat of two shapes",
+       [&] {
+         concat({m43, m52}, 0);
+       },
+       "[concat] parts differ outside axis 0: (4, 3) and (5, 2)"},
+      {"softmax of a scalar", [] { softmax(ones({})); },
+       "[softmax] expected at least one axis, got a scalar"},
+      {"gradient of softmax", [&] { softmax_backward(m43, m52); },
+       "[softmax_backward] shapes differ: (4, 3) and (5, 2)"},
+      {"norm of a vector", [&] { group_norm(gain, gain, gain, 1, 1e-6, Activation::none); },
+       "[group_norm] expected [B, ..., C], got (6,)"},
+      {"groups", [&] { group_norm(norm_x, gain, gain, 4, 1e-6, Activation::none); },
+       "[group_norm] 6 channels do not divide into 4 groups"},
+      {"gain", [&] { group_norm(norm_x, ones({3}), gain, 2, 1e-6, Activation::none); },
+       "[group_norm] expected gain of shape (6,), (1, 6) or (2, 6), got (3,)"},
+      {"gradient of group_norm",
+       [&] { group_norm_backward(m43, norm_x, gain, gain, {}, 2, 1e-6, Activation::none); },
+       "[group_norm_backward] shapes differ: (4, 3) and (2, 2, 6)"},
+      {"attention",
+       [&] {
+         attention(heads, ones({1, 2, 1, 4}), ones({1, 2, 1, 4}), 1);
+       },
+       "[attention] expected q [B, L, H, D] and k, v [B, S, H, D], got (1, 2, 1, 3), (1, 2, 1, 4) and (1, 2, "
+       "1, "
+       "4)"},
+      {"attention of a matrix", [&] { attention(m43, m43, m43, 1); },
+       "[attention] expected [B, L, H, D] with 4 axes, got (4, 3)"},
+      {"attention to nothing",
+       [&] {
+         attention(heads, ones({1, 0, 1, 3}), ones({1, 0, 1, 3}), 1);
+       },
+       "[attention] expected at least one key, got (1, 0, 1, 3)"},
+      {"gradient of attention",
+       [&] {
+         attention_backward(ones({1, 1, 1, 3}), heads, heads, heads, {ones({1}), ones({1})}, 1);
+       },
+       "[attention_backward] shapes differ: (1, 1, 1, 3) and (1, 2, 1, 3)"},
+      {"rows of random numbers",
+       [] {
+         random_normal({2, 1}, {}, (uint64_t{1} << 32) - 1);
+       },
+       "[random] rows must stay below 2^32, got 4294967295 + 2"},
+      {"random integers", [] { random_normal({2}, {}, 0, {DType::i64}); },
+       "[random] expected f32 or f64, got i64; convert with to(dtype)"},
+      {"probability", [&] { dropout(m43, 1, {}); }, "[dropout] expected a probability in [0, 1), got 1"},
+      {"probability is not a number", [&] { dropout(m43, NAN, {}); },
+       "[dropout] expected a probability in [0, 1), got nan"},
+      {"bounds", [] { clamp(leaf({2}), 2, 1); }, "[clamp] expected low <= high, got 2 and 1"},
+      {"pictures without channels",
+       [] {
+         average_pool(leaf({2, 4, 4}));
+       },
+       "[average_pool] expected an image batch [B, H, W, C], got (2, 4, 4)"},
+      {"factor",
+       [] {
+         upsample_nearest(leaf({1, 2, 2, 1}), 0);
+       },
+       "[upsample_nearest] expected a factor of at least 1, got 0"},
+      {"blocks of pixels",
+       [] {
+         space_to_depth(leaf({1, 3, 4, 1}), 2);
+       },
+       "[space_to_depth] image 3 x 4 does not divide into blocks of 2 x 2"},
+      {"channels of pixels",
+       [] {
+         depth_to_space(leaf({1, 2, 2, 6}), 2);
+       },
+       "[depth_to_space] 6 channels do not divide into 2 x 2 pixels"},
+      {"differentiable conversion to integers", [] { to(leaf({2}), DType::i64); },
+       "[to] expected f32 or f64, got i64"},
+  });
+}
+
+TEST_CASE("errors of operations with indices and layouts") {
+  const Tensor m43 = ones({4, 3}), none = ones({0, 3});
+  const auto indices = [](std::vector<int64_t> values, const Shape& shape) {
+    return Tensor::from(values, shape, {DType::i64});
+  };
+  const Tensor two = indices({0, 1}, {2}), column = indices({0, 1}, {2, 1});
+  check_rows({
+      {"indices that are floats", [&] { gather(m43, 0, m43); },
+       "[gather] expected indices of type i64, got f32"},
+      {"index out of range",
+       [&] {
+         gather(m43, 0, indices({4}, {1, 1}));
+       },
+       "[gather] expected indices in 0..3, got 4"},
+      {"rank of indices", [&] { gather(m43, 0, two); },
+       "[gather] expected indices with 2 axes for (4, 3), got (2,)"},
+      {"shape of indices",
+       [&] {
+         gather(m43, 0, indices({0, 1}, {1, 2}));
+       },
+       "[gather] expected indices that broadcast to (4, 3) off axis 0, got (1, 2)"},
+      {"indices on another device",
+       [&] {
+         gather(elsewhere({4, 3}), 0, column);
+       },
+       "[gather] devices differ: 'reference' and 'cpu'; move one with to(device)"},
+      {"gather from bf16", [&] { gather(ones({2}, DType::bf16), 0, two); },
+       "[gather] expected f32, f64 or i64, got bf16"},
+      {"negative size of arange", [] { arange(-1); }, "[arange] expected a size of at least 0, got -1"},
+      {"negative size of scatter_add", [&] { scatter_add(m43, 0, column, -1); },
+       "[scatter_add] expected a size of at least 0, got -1"},
+      {"too few indices", [&] { scatter_add(m43, 0, column, 2); },
+       "[scatter_add] expected one index for each of (4, 3) on axis 0, got (2, 1)"},
+      {"one_hot of integers", [&] { one_hot(two, 2, DType::i64); },
+       "[one_hot] expected a result of f32 or f64, got i64"},
+      {"no class", [&] { one_hot(two, 0); }, "[one_hot] expected at least one class, got 0"},
+      {"table of embedding", [&] { embedding(leaf({3}), two); },
+       "[embedding] expected a table [N, D], got (3,)"},
+      {"no ids",
+       [] {
+         embedding(leaf({3, 2}), Tensor());
+       },
+       "[embedding] expected ids, got an undefined tensor"},
+      {"argmax of nothing", [&] { argmax(none, 0); },
+       "[argmax] expected at least one element on axis 0, got shape (0, 3)"},
+      {"argmin of nothing", [&] { argmin(none, 0); },
+       "[argmin] expected at least one element on axis 0, got shape (0, 3)"},
+      {"argmax of a long f32 axis", [] { argmax(ones({1}).expand({(1 << 24) + 1}), 0); },
+       "[argmax] axis 0 of (16777217,) has more elements than f32 can count (2^24); convert with "
+       "to(DType::f64)"},
+      {"min of nothing", [&] { min(none); }, "[min] expected at least one element, got shape (0, 3)"},
+      {"axis of cumulative_sum", [&] { cumulative_sum(m43, 2); },
+       "[cumulative_sum] axis 2 is outside -2..1 of a tensor with 2 axes"},
+      {"axis of argsort", [&] { argsort(m43, 2); },
+       "[argsort] axis 2 is outside -2..1 of a tensor with 2 axes"},
+      {"axis of sort", [&] { sort(m43, 2); }, "[*sort] axis 2 is outside -2..1 of a tensor with 2 axes"},
+      {"stack of nothing", [] { stack(std::vector<Tensor>{}, 0); },
+       "[stack] expected at least one tensor, got none"},
+      {"stack of no variables", [] { stack(std::vector<Variable>{}, 0); },
+       "[stack] expected at least one tensor, got none"},
+      {"stack of undefined",
+       [&] {
+         stack({m43, Tensor()}, 0);
+       },
+       "[stack] expected tensors, got an undefined one"},
+      {"stack of two shapes",
+       [&] {
+         stack({m43, none}, 0);
+       },
+       "[stack] expected parts of one shape, got (4, 3) and (0, 3)"},
+      {"stack of variables of two shapes",
+       [] {
+         stack({leaf({4}), leaf({3})}, 0);
+       },
+       "[stack] expected parts of one shape, got (4,) and (3,)"},
+      {"pad of undefined", [] { pad(Tensor(), {}, {}); },
+       "[pad] expected a tensor, got an undefined one (default-constructed)"},
+      {"sizes of pad",
+       [&] {
+         pad(m43, {1}, {1, 1});
+       },
+       "[pad] expected one size before and one after for each axis of (4, 3), got 1 and 2"},
+      {"negative pad",
+       [&] {
+         pad(m43, {0, -1}, {0, 0});
+       },
+       "[pad] expected sizes of at least 0, got -1 and 0 for axis 1; crop with slice"},
+      {"negative part",
+       [] {
+         split(leaf({4}), {5, -1}, 0);
+       },
+       "[split] expected sizes of at least 0, got -1"},
+      {"parts of another size",
+       [] {
+         split(leaf({4}), {2, 3}, 0);
+       },
+       "[split] expected sizes that add up to 4 (axis 0 of (4,)), got 5"},
+      {"step", [&] { m43.slice(0, 0, 4, 0); },
+       "[slice] expected a step of at least 1, got 0; reverse with flip"},
+      {"condition of where", [&] { where(none, m43, m43); },
+       "[where] shapes do not broadcast: (0, 3) and (4, 3); sizes must be equal or 1, aligned at the last "
+       "axis"},
+      {"flip of an axis twice",
+       [&] {
+         m43.flip({0, -2});
+       },
+       "[flip] expected each axis once, got axis -2 twice"},
+      {"log_softmax of nothing", [] { log_softmax(leaf({0})); },
+       "[log_softmax] expected at least one element, got shape (0,)"},
+      {"logsumexp of nothing", [] { logsumexp(leaf({0})); },
+       "[logsumexp] expected at least one element, got shape (0,)"},
+      {"cross entropy without labels",
+       [] {
+         cross_entropy(leaf({2, 3}), Tensor());
+       },
+       "[cross_entropy] expected logits [..., classes] and labels, got (2, 3) and an undefined tensor"},
+      {"shape of labels",
+       [&] {
+         cross_entropy(leaf({3, 3}), two);
+       },
+       "[cross_entropy] expected labels of shape (3,) for logits (3, 3), got (2,)"},
+      {"variance of one", [] { variance(leaf({1})); },
+       "[variance] expected more elements than the correction, which is at least 0; got 1 elements and "
+       "correction "
+       "1"},
+      {"order of a norm", [] { norm(leaf({2}), {}, false, 0.5); },
+       "[norm] expected an order p of at least 1 (or infinity), got 0.5"},
+  });
+}
+
+TEST_CASE("errors of pooling and norms") {
+  const Tensor image = ones({1, 4, 4, 2}), kernel = ones({3, 3, 2, 3});
+  const Variable batch(image), scalar(ones({})), row(ones({3}));
+  check_rows({
+      {"pooling in groups", [&] { max_pool2d(image, 2, 2, {.groups = 2}); },
+       "[max_pool2d] pooling has no groups; expected groups = 1, got 2"},
+      {"window in the padding alone", [&] { max_pool2d(image, 1, 1, {.pad_top = 1}); },
+       "[max_pool2d] expected windows that reach the image, got one of 1 x 1 in the padding alone for image "
+       "(1, 4, 4, 2); use less padding"},
+      {"average over a vector", [&] { average_pool2d(row, 2, 2, {}); },
+       "[average_pool2d] expected an image batch [B, H, W, C], got (3,)"},
+      {"bias of a transposed convolution",
+       [&] {
+         conv_transpose2d(ones({1, 4, 4, 3}), kernel, ones({5}), {}, 0, 0);
+       },
+       "[conv_transpose2d] expected a bias of shape (2,), got (5,)"},
+      {"layer norm of a scalar", [&] { layer_norm(scalar, {}, {}); },
+       "[layer_norm] expected x [..., C], got a scalar"},
+      {"instance norm without pixels", [&] { instance_norm(row, {}, {}); },
+       "[instance_norm] expected x [B, ..., C] with axes of pixels between and at least one channel, got "
+       "(3,)"},
+  });
+}
