@@ -37,23 +37,6 @@ Variable Classifier::features(const Variable& x) const {
   return relu(hidden(reshape(h, {x.size(0), -1})));
 }
 
-Variable cross_entropy(const Variable& logits, const Tensor& label) {
-  require(logits.rank() == 2 && label.shape() == Shape{logits.size(0)}, "cross_entropy",
-          "expected logits [B, K] and labels [B], got {} and {}", str(logits.shape()), str(label.shape()));
-  const int64_t num_classes = logits.size(1);
-  const std::vector<int64_t> labels = label.to_vector<int64_t>();
-  std::vector<double> one_hot(static_cast<size_t>(logits.numel()), 0.0);
-  for (size_t i = 0; i < labels.size(); ++i) {
-    require(labels[i] >= 0 && labels[i] < num_classes, "cross_entropy", "expected labels in 0 ... {}, got {}",
-            num_classes - 1, labels[i]);
-    one_hot[i * static_cast<size_t>(num_classes) + static_cast<size_t>(labels[i])] = 1;
-  }
-  // Shifting all logits of a row changes nothing but keeps exp from overflowing; the shift is a constant.
-  const Variable shifted = logits - Variable(max(logits.value(), {1}, true));
-  const Variable chosen = shifted * Variable(Tensor::from(one_hot, logits.shape(), logits.options()));
-  return mean(log(sum(exp(shifted), {1})) - sum(chosen, {1}));
-}
-
 double Reading::mean_confidence() const {
   return std::accumulate(confidences.begin(), confidences.end(), 0.0) /
          static_cast<double>(confidences.size());

@@ -36,9 +36,6 @@ struct Classifier {
   }
 };
 
-/// Mean of -log softmax(logits)[label]. logits [B, K], label i64 [B] in 0 ... K-1. Throws Error.
-Variable cross_entropy(const Variable& logits, const Tensor& label);
-
 /// What a classifier makes of N pictures.
 struct Reading {
   Tensor features;                  ///< f32 [N, kFeatures]

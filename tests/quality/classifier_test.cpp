@@ -58,7 +58,7 @@ TEST_CASE("cross entropy: closed forms, no overflow, and its gradient") {
 
   CHECK_THROWS_WITH_AS(
       cross_entropy(Variable(Tensor::ones({2, 3})), Tensor::from<int64_t>({0, 3}, {2}, {DType::i64})),
-      "[cross_entropy] expected labels in 0 ... 2, got 3", Error);
+      "[gather] expected indices in 0..2, got 3", Error);
   CHECK_THROWS_AS(cross_entropy(Variable(Tensor::ones({3, 3})), label), Error);
 }
 
