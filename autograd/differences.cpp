@@ -43,11 +43,26 @@ void extrapolate(const std::vector<double>& steps, const std::vector<double>& ce
   }
 }
 
+/// Whether slopes over steps that shrink by 4 grow by 4 each time: the values themselves do not come closer.
+bool grows_like_a_jump(const std::vector<double>& steps, const std::vector<double>& slopes, double size,
+                       double eps) {
+  constexpr size_t kLooked = 4;
+  // A rounding error of f(0) looks like a tiny jump.
+  if (steps.size() < kLooked || !(std::abs(slopes[0]) * steps[0] > 1e10 * eps * size)) return false;
+  for (size_t k = 1; k < kLooked; ++k) {
+    const double ratio = slopes[k] / slopes[k - 1];
+    if (!(ratio > 3.5 && ratio < 4.5)) return false;
+  }
+  return true;
+}
+
 /// For a smooth function right - left = h f'' + ... shrinks with the step, by 4 here, until rounding hides
-/// it; at a kink it stays (or grows a little, at a cusp), at a jump it grows by 4. Rounding grows by about 4,
-/// too, but not steadily, and both one-sided slopes move with it.
+/// it; at a kink it stays (or grows a little, at a cusp). At a jump one-sided slopes grow by 4. Rounding
+/// grows by about 4, too, but not steadily, and both one-sided slopes move with it.
 SlopeKind kind_of(const std::vector<double>& steps, const std::vector<double>& left,
                   const std::vector<double>& right, double size, double eps) {
+  if (grows_like_a_jump(steps, left, size, eps) || grows_like_a_jump(steps, right, size, eps))
+    return SlopeKind::jump;
   double smallest = std::numeric_limits<double>::infinity(), largest = 0, moved = 0;
   int ratios = 0;
   for (size_t k = 1; k < steps.size(); ++k) {
@@ -60,13 +75,8 @@ SlopeKind kind_of(const std::vector<double>& steps, const std::vector<double>& l
                       std::abs(right[k] - right[k - 1]) / std::abs(gap)});
     ++ratios;
   }
-  if (ratios < 2 || !(smallest >= 0.5)) return SlopeKind::smooth;
-  // A rounding error of f(0) looks like a tiny jump.
-  if (smallest > 3) {
-    const double jump = std::abs(right[0] - left[0]) * steps[0];
-    return largest < 5 && jump > 1e10 * eps * size ? SlopeKind::jump : SlopeKind::smooth;
-  }
-  return largest <= 3 && moved <= 0.5 ? SlopeKind::kink : SlopeKind::smooth;
+  const bool kink = ratios >= 2 && smallest >= 0.5 && largest <= 3 && moved <= 0.5;
+  return kink ? SlopeKind::kink : SlopeKind::smooth;
 }
 
 }  // namespace

@@ -24,6 +24,8 @@ using detail::SlopeKind;
 constexpr int64_t kFullJacobianElements = 20000;
 /// Rounding errors of a function, in units of eps times its size, that a difference is allowed to show.
 constexpr double kRoundings = 8;
+/// The same for an analytic gradient whose terms cancel to 0, beside a slope of the function's size.
+constexpr double kCancelled = 16;
 
 using Values = std::vector<double>;
 
@@ -287,6 +289,7 @@ class Checker {
     report_.differences = f32_differences ? DType::f32 : DType::f64;
     relative_ = options_.relative >= 0 ? options_.relative : f32_differences ? 2e-2 : f32 ? 1e-4 : 1e-6;
     floor_fraction_ = f32 ? relative_ : 1e-3 * relative_;
+    analytic_eps_ = machine_eps(f32 ? DType::f32 : DType::f64);
   }
 
   double step_for(size_t i, double size) const {
@@ -439,7 +442,11 @@ class Checker {
       for (size_t r = 0; r < rows_; ++r) b.numeric[r * b.columns + c] = column[r];
     }
     const double analytic_size = largest(b.analytic), numeric_size = largest(b.numeric);
-    const double floor = floor_fraction_ * std::min(analytic_size, numeric_size);
+    double floor = floor_fraction_ * std::min(analytic_size, numeric_size);
+    // Where all differences of an input are rounding, its gradient is 0, and the backward's may be rounding,
+    // too: what is left of terms that cancel.
+    const double f = largest(at_);
+    if (numeric_size <= noise(f, step_for(i, 0))) floor = kCancelled * analytic_eps_ * f / scale_[i];
     const double scale = gradient_scale(i, std::max(analytic_size, numeric_size));
     for (size_t c = 0; c < b.columns; ++c) {
       const double h = step_for(i, std::abs(values_[i][c]));
@@ -515,8 +522,8 @@ class Checker {
       double squares = 0;
       for (size_t r = 0; r < rows_; ++r) squares += at_[r] * projection[r] * at_[r] * projection[r];
       const double f = std::sqrt(squares), rounding = noise(f, h);
-      const double floor =
-          std::isfinite(length) ? floor_fraction_ * std::min(length, 10 * std::abs(e.numeric)) : 0;
+      double floor = std::isfinite(length) ? floor_fraction_ * std::min(length, 10 * std::abs(e.numeric)) : 0;
+      if (std::abs(e.numeric) <= rounding) floor = std::max(floor, kCancelled * analytic_eps_ * f);
       e.tolerance = tolerance(e.numeric, e.analytic, floor, rounding);
       const bool drowned = e.error > 0 && options_.absolute < 0 &&
                            rounding > 10 * relative_ * std::max(std::abs(e.numeric), std::abs(e.analytic));
@@ -616,7 +623,7 @@ class Checker {
   std::vector<Output> outputs_;
   size_t rows_ = 0;
   Values at_;  ///< the outputs at the inputs, as differences see them
-  double difference_eps_ = 0, relative_ = 0, floor_fraction_ = 0;
+  double difference_eps_ = 0, relative_ = 0, floor_fraction_ = 0, analytic_eps_ = 0;
   std::vector<GradcheckEntry> failing_;
   GradcheckEntry nearest_;
   int64_t evaluations_ = 0;

@@ -365,14 +365,16 @@ void finish_report(GradcheckReport& report, std::vector<GradcheckEntry> failing,
   if (w.direction >= 0 && w.element >= 0)
     text += fmt::format("; found along random direction {} by halving", w.direction);
   if (const std::string why = explain(w); !why.empty()) text.append("\n  ").append(wrap(why, 2));
-  text += fmt::format("\n  {} of {} {} fail{}", report.failed, report.checked,
-                      report.full ? "elements of the Jacobian" : "random directions",
-                      report.failed == 1 ? "s" : "");
+  std::string counts = fmt::format("{} of {} {} fail{}", report.failed, report.checked,
+                                   report.full ? "elements of the Jacobian" : "random directions",
+                                   report.failed == 1 ? "s" : "");
   if (not_mismatches > 0 && not_mismatches < report.failed)
-    text += fmt::format(", {} of them at kinks or where the difference is no measure", not_mismatches);
-  if (report.kinks_skipped > 0) text += fmt::format("; {} kinks skipped", report.kinks_skipped);
+    counts += fmt::format(", {} of them at kinks or where the difference is no measure", not_mismatches);
+  if (report.kinks_skipped > 0) counts += fmt::format("; {} kinks skipped", report.kinks_skipped);
+  text.append("\n  ").append(wrap(counts, 2));
   if (failing.size() > 1) text.append(":").append(table(failing, options, num_outputs));
-  for (const std::string& hint : report.hints) text.append("\n  ").append(wrap(fmt::format("hint: {}", hint), 2));
+  for (const std::string& hint : report.hints)
+    text.append("\n  ").append(wrap(fmt::format("hint: {}", hint), 2));
   report.message = text;
 }
 

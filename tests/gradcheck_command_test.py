@@ -44,6 +44,9 @@ def lines_of(result):
 
 def test_everything():
     """All operations; the table fits a terminal, and the JSON says the same."""
+    whole = run()
+    check(whole.returncode == 0, "all operations pass in all layouts", whole.stdout[-2000:])
+    check(all(len(line) <= 80 for line in whole.stdout.splitlines()), "80 columns in all layouts")
     result = run("--layout", "contiguous")
     check(result.returncode == 0, "all operations pass", result.stdout[-2000:])
     check(all(len(line) <= 80 for line in result.stdout.splitlines()), "80 columns")

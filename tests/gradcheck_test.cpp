@@ -7,8 +7,8 @@
 #include <sstream>
 
 #include "autograd/cases/op_cases.h"
-#include "autograd/internal/differences.h"
 #include "autograd/gradcheck.h"
+#include "autograd/internal/differences.h"
 #include "autograd/ops.h"
 #include "tests/error_of.h"
 
@@ -310,6 +310,37 @@ TEST_CASE("a jump, the edge of a domain and an unreliable difference are named")
   CHECK_FALSE(report.ok);
   CHECK(report.worst[0].finding == GradcheckFinding::unreliable);
   CHECK(report.message.find("the difference itself is unreliable") != std::string::npos);
+}
+
+TEST_CASE("a jump from which both sides are equally far is named, too") {
+  // The gradient of a maximum at a tie: half to each, all to the one that moves ahead.
+  const auto report =
+      gradgradcheck([](const In& in) { return maximum(in[0], in[1]); }, {points({1}), points({1})});
+  CHECK_FALSE(report.ok);
+  for (const auto& e : report.worst) CHECK(e.finding == GradcheckFinding::jump);
+}
+
+TEST_CASE("a gradient that vanishes may be rounding, but no more than that") {
+  // Softmax does not change when all its arguments are shifted.
+  const auto shifted = [](const In& in) { return softmax(in[0] + in[1]) * in[2]; };
+  for (DType dtype : {DType::f32, DType::f64})
+    for (double scale : {1e-3, 1.0})
+      for (GradcheckMode mode : kModes)
+        for (int order : {1, 2}) {
+          const TensorOptions options{dtype, &cpu_device()};
+          const In inputs{normal({4, 6}, 0, options), Variable(Tensor::full({1}, scale, options)),
+                          normal({4, 6}, 1, options)};
+          const auto report = gradcheck(shifted, inputs, {.mode = mode, .order = order});
+          CHECK_MESSAGE(report.ok, report.message);
+          if (order > 1) continue;
+          const auto wrong = gradcheck(with_gradients(shifted,
+                                                      [scale](In g) {
+                                                        return In{g[0], g[1] + 1e-3 / scale, g[2]};
+                                                      }),
+                                       inputs, {.mode = mode});
+          CHECK_FALSE(wrong.ok);
+          CHECK(wrong.input == 1);
+        }
 }
 
 TEST_CASE("near the edge of the domain small steps are taken") {

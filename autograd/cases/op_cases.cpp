@@ -131,13 +131,7 @@ Tensor with_layout(const Tensor& x, InputLayout layout) {
     case InputLayout::flipped: {
       std::vector<int> axes;
       for (int axis = 0; axis < x.rank(); ++axis) axes.push_back(axis);
-      // Generic, so that it compiles where Tensor has no flip.
-      return [&](const auto& t) {
-        if constexpr (requires { t.flip(axes); })
-          return t.flip(axes).clone().flip(axes);
-        else
-          return t.clone();
-      }(x);
+      return x.flip(axes).clone().flip(axes);
     }
   }
   return x;
