@@ -135,7 +135,8 @@ Tensor Tensor::unsqueeze(int axis) const {
 
 Tensor Tensor::squeeze(int axis) const {
   const int a = normalize_axis(axis, rank(), "squeeze");
-  require(shape_[a] == 1, "squeeze", "expected size 1 on axis {} of {}, got {}", axis, str(shape_), shape_[a]);
+  require(shape_[a] == 1, "squeeze", "expected size 1 on axis {} of {}, got {}", axis, str(shape_),
+          shape_[a]);
   Shape shape = shape_;
   Strides strides = strides_;
   shape.erase(a);

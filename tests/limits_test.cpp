@@ -39,7 +39,8 @@ TEST_CASE("limits of views") {
     CAPTURE(end);
     CHECK(taken([&, b = begin, e = end] { t.slice(0, b, e); }));
   }
-  for (const std::pair<int, int>& range : std::vector<std::pair<int, int>>{{0, 5}, {-5, 4}, {3, 2}, {0, -5}, {5, 5}, {-1, -2}}) {
+  for (const std::pair<int, int>& range :
+       std::vector<std::pair<int, int>>{{0, 5}, {-5, 4}, {3, 2}, {0, -5}, {5, 5}, {-1, -2}}) {
     const int begin = range.first, end = range.second;
     CAPTURE(begin);
     CAPTURE(end);

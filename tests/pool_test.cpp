@@ -101,12 +101,14 @@ TEST_CASE("pooling: what it refuses") {
   CHECK(error_of([&] {
           max_pool2d(x({1, 4, 4, 3}), 2, 2, {.pad_left = 2});
         }) ==
-        "[max_pool2d] expected windows that reach the image, got one of 2 x 2 in the padding alone for image (1, 4, 4, 3); use less padding");
+        "[max_pool2d] expected windows that reach the image, got one of 2 x 2 in the padding alone for image "
+        "(1, 4, 4, 3); use less padding");
   // Two taps on either side of the only row.
   CHECK(error_of([&] {
           max_pool2d(x({1, 1, 4, 3}), 2, 1, {.pad_top = 1, .pad_bottom = 1, .dilation_h = 2});
         }) ==
-        "[max_pool2d] expected windows that reach the image, got one of 2 x 1 in the padding alone for image (1, 1, 4, 3); use less padding");
+        "[max_pool2d] expected windows that reach the image, got one of 2 x 1 in the padding alone for image "
+        "(1, 1, 4, 3); use less padding");
   CHECK(error_of([&] {
           average_pool2d(Variable(x({4, 4, 3})), 2, 2, {});
         }) == "[average_pool2d] expected an image batch [B, H, W, C], got (4, 4, 3)");

@@ -133,9 +133,10 @@ TEST_CASE("Sgd: what it refuses") {
   CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.momentum = 0.5, .dampening = 2}),
                        doctest::Contains("dampening = 2 is out of range"), Error);
   CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.l2 = NAN}), doctest::Contains("l2 = nan"), Error);
-  CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.dampening = 0.5}), doctest::Contains("dampening needs momentum"), Error);
-  CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.nesterov = true}), doctest::Contains("expected momentum > 0 and no dampening with nesterov"),
+  CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.dampening = 0.5}), doctest::Contains("dampening needs momentum"),
                        Error);
+  CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.nesterov = true}),
+                       doctest::Contains("expected momentum > 0 and no dampening with nesterov"), Error);
   CHECK_THROWS_WITH_AS(Sgd({{"p", p}}, {.momentum = 0.5, .dampening = 0.1, .nesterov = true}),
                        doctest::Contains("got momentum 0.5 and dampening 0.1"), Error);
   Sgd sgd({{"p", p}});

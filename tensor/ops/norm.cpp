@@ -83,7 +83,8 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
   require_alike({&dy, &x}, "group_norm_backward");
   require(dy.shape() == x.shape(), "group_norm_backward", "shapes differ: {} and {}", str(dy.shape()),
           str(x.shape()));
-  if (dy.numel() == 0) {  // kernels that loop over pixels would leave the gradients of gain and bias unwritten
+  if (dy.numel() ==
+      0) {  // kernels that loop over pixels would leave the gradients of gain and bias unwritten
     const Tensor none = Tensor::zeros({x.size(0), x.size(-1)}, x.options());
     return {Tensor::zeros(x.shape(), x.options()), none, none};
   }
