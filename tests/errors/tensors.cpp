@@ -1,6 +1,7 @@
 // Shapes and tensors.
 #include <doctest/doctest.h>
 
+#include "tensor/ops.h"
 #include "tests/errors/rows.h"
 
 using namespace halfstep;

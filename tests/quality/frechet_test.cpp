@@ -110,8 +110,8 @@ TEST_CASE("a shift of one of two equal sets is its squared length") {
 TEST_CASE("singular covariances: golden case of pytorch-fid") {
   const GoldenCase golden("torch/fid/rankdef_100x128");
   const auto& results = golden.facts.at("results");
-  const FeatureStatistics a = feature_statistics(golden.tensor("features1", DType::f32));
-  const FeatureStatistics b = feature_statistics(golden.tensor("features2", DType::f32));
+  const FeatureStatistics a = feature_statistics(golden.tensor("features1", {DType::f32, &cpu_device()}));
+  const FeatureStatistics b = feature_statistics(golden.tensor("features2", {DType::f32, &cpu_device()}));
   const std::vector<double> mean = golden.values("mu1.f64");
   for (size_t i = 0; i < mean.size(); ++i) CHECK(std::abs(a.mean[i] - mean[i]) <= 1e-14);
   const double distance = frechet_distance(a, b);
