@@ -121,10 +121,11 @@ class ScratchFile {
   int descriptor() const { return ::fileno(file_.get()); }
 
   void write(const std::string& text) const {
-    require(
-        std::fwrite(text.data(), 1, text.size(), file_.get()) == text.size() && std::fflush(file_.get()) == 0,
-        "write_graph", "cannot write a temporary file: {}; is the disk full?",
-        std::generic_category().message(errno));
+    // First, so that errno is that of the write: arguments are evaluated in any order.
+    const bool written =
+        std::fwrite(text.data(), 1, text.size(), file_.get()) == text.size() && std::fflush(file_.get()) == 0;
+    require(written, "write_graph", "cannot write a temporary file: {}; is the disk full?",
+            std::generic_category().message(errno));
     std::rewind(file_.get());
   }
   std::string read() const {

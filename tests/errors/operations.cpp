@@ -310,7 +310,7 @@ TEST_CASE("errors of operations with indices and layouts") {
        },
        "[where] expected f32 or f64, got i64; convert with to(dtype)"},
       {"condition of where", [&] { where(none, m43, m43); },
-       "[where] shapes do not broadcast: (0, 3) and (4, 3); sizes must be equal or 1, aligned at the last "
+       "[where] shapes do not broadcast: (4, 3) and (0, 3); sizes must be equal or 1, aligned at the last "
        "axis"},
       {"flip of an axis twice",
        [&] {

@@ -108,7 +108,7 @@ TEST_CASE("a shift of one of two equal sets is its squared length") {
 }
 
 TEST_CASE("singular covariances: golden case of pytorch-fid") {
-  const GoldenCase golden("torch/fid/rankdef_100x128");
+  const GoldenCase golden(halfstep::test::golden_folder("torch/fid/rankdef_100x128"));
   const auto& results = golden.facts.at("results");
   const FeatureStatistics a = feature_statistics(golden.tensor("features1", {DType::f32, &cpu_device()}));
   const FeatureStatistics b = feature_statistics(golden.tensor("features2", {DType::f32, &cpu_device()}));
