@@ -40,7 +40,9 @@ enum class GradcheckDifferences {
 /// What becomes of an element at a kink.
 enum class OnKink {
   fail,  ///< no gradient exists at a kink, so it cannot be right
-  skip,  ///< passes, and is counted, if the analytic slope lies between those from the left and the right
+  skip,  ///< passes, and is counted, if the analytic slope lies between those from the left and the right;
+         ///< of orders above 1 also where the gradient jumps: a kink of the function, with no second
+         ///< derivative
 };
 
 /// The defaults suit f64 inputs of ordinary size.

@@ -692,3 +692,19 @@ TEST_CASE("extrapolated slopes are near machine precision, and their uncertainty
     CHECK(slope.kind == detail::SlopeKind::smooth);
   }
 }
+
+TEST_CASE("a gradient that jumps at a kink is skipped on demand, and only from the second order on") {
+  // At a tie the maximum's slope is shared, which its central difference confirms; the slope itself jumps.
+  const auto f = [](const std::vector<Variable>& in) { return max(in[0]); };
+  const Variable tied(Tensor::from(std::vector<double>{1, 2, 2}, {3}, {DType::f64, &cpu_device()}));
+  CHECK_FALSE(gradgradcheck(f, {tied}));
+  const GradcheckReport report = gradgradcheck(f, {tied}, {.on_kink = OnKink::skip});
+  CHECK_MESSAGE(report.ok, report.message);
+  CHECK(report.kinks_skipped > 0);
+  // A function that jumps is wrong in first order, whatever was asked for.
+  const auto jump = [](const std::vector<Variable>& in) {
+    return in[0] * 2.0 + Variable(less(Tensor::zeros({3}, in[0].options()), in[0].value()));
+  };
+  const Variable at_jump(Tensor::from(std::vector<double>{0, 1, -1}, {3}, {DType::f64, &cpu_device()}));
+  CHECK_FALSE(gradcheck(jump, {at_jump}, {.on_kink = OnKink::skip}));
+}
