@@ -70,7 +70,8 @@ Tensor Tensor::slice(int axis, int64_t begin, int64_t end, int64_t step) const {
   Strides strides = strides_;
   shape[a] = (e - b + step - 1) / step;
   strides[a] *= step;
-  return view(shape, strides, offset_ + b * strides_[a]);
+  // Of a flipped axis the place behind the end lies before the storage; an empty slice starts anywhere.
+  return view(shape, strides, offset_ + (b < e ? b * strides_[a] : 0));
 }
 
 Tensor Tensor::flip(const std::vector<int>& axes) const {
@@ -81,7 +82,7 @@ Tensor Tensor::flip(const std::vector<int>& axes) const {
     const int a = normalize_axis(axis, rank(), "flip");
     require(!seen[static_cast<size_t>(a)], "flip", "expected each axis once, got axis {} twice", axis);
     seen[static_cast<size_t>(a)] = true;
-    if (shape_[a] <= 1) continue;  // keeps the strides of a contiguous layout
+    if (shape_[a] <= 1 || numel() == 0) continue;  // keeps the strides of a contiguous layout
     offset += (shape_[a] - 1) * strides_[a];
     strides[a] = -strides_[a];
   }

@@ -69,9 +69,9 @@ double rounding_bound(const OpCase& c, const std::vector<std::vector<double>>& r
 
 /// A device with the kernels of one instruction set.
 Device& isa_device(Isa isa) {
-  static std::map<Isa, Device*> devices;
+  static auto& devices = *new std::map<Isa, Device*>;  // never destroyed: it keeps the devices reachable
   Device*& device = devices[isa];
-  if (!device) device = new Device(cpu_backend_for(isa));  // lives as long as the process, as all devices
+  if (!device) device = new Device(cpu_backend_for(isa));
   return *device;
 }
 
