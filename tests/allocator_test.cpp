@@ -172,6 +172,8 @@ TEST_CASE("tensors hold memory for as long as a view of them lives") {
   CHECK(device.allocator.current_bytes() == 0);
   { const Tensor nothing = Tensor::empty({0, 3}, {DType::f32, &device}); }
   CHECK(device.allocator.current_bytes() == 0);
+  device.allocator.trim();
+  CHECK(books.held.empty());
 }
 
 TEST_CASE("workspace: aligned, recycled on its thread, the smallest that fits first") {
