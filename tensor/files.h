@@ -25,6 +25,25 @@ void create_folders(const std::string& path);
 /// fails; when `fill` or a file operation throws, nothing is left behind.
 void publish_folder(const std::string& path, const std::function<void(const std::string& folder)>& fill);
 
+/// Removes the folder `path` with all it holds. To others it is gone in one step; a process killed on the way
+/// leaves a temporary, see below. Throws Error.
+void remove_folder(const std::string& path);
+
+/// Marks a folder as one that this process alone writes, until the object goes or the process ends, however
+/// that happens. Readers need no lock. The file `.halfstep-lock` stays in the folder.
+class FolderLock {
+ public:
+  /// Creates the folder where it is missing. Throws Error naming the process that holds the lock. On a file
+  /// system without locks nothing is locked.
+  explicit FolderLock(const std::string& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
 // A killed process leaves `NAME.halfstep-tmp-PID` behind. The next write_file or publish_folder in the same
 // folder removes it; temporaries of running processes are locked, and kept.
 
