@@ -40,20 +40,21 @@ struct ManifestStage {
   std::optional<double> distance_to_data, distance_to_teacher;
 };
 
+/// Where a chain of halvings started.
+struct ManifestTeacher {
+  std::string checkpoint;
+  int64_t num_steps = 0;
+  std::string model_sha256;
+};
+
 struct Manifest {
   std::string kind;  ///< "train", "distill"
   std::vector<ManifestCommand> commands;
   std::string data_name;
   int64_t data_images = 0;
-  double data_floor = 0;  ///< see Evaluator::floor; 0 where nothing is evaluated
-  Config config;          ///< as it holds for the last call
-  /// The first teacher of a chain.
-  struct Teacher {
-    std::string checkpoint;
-    int64_t num_steps = 0;
-    std::string model_sha256;
-  };
-  std::optional<Teacher> teacher;
+  double data_floor = 0;                   ///< see Evaluator::floor; 0 where nothing is evaluated
+  Config config;                           ///< as it holds for the last call
+  std::optional<ManifestTeacher> teacher;  ///< the first of a chain
   std::vector<ManifestStage> stages;
 };
 

@@ -209,9 +209,11 @@ TEST_CASE("a batch in parts has the gradient of the whole, and its loss") {
     for (const int64_t parts : {2, 8}) {
       const auto [split, split_loss] = updated(parts);
       CHECK(split_loss == doctest::Approx(whole_loss).epsilon(1e-5));
-      for (const auto& [name, t] : whole) {
+      for (const auto& entry : whole) {
+        const std::string& name = entry.first;
         CAPTURE(name);
-        const std::vector<double> a = t.to_vector<double>(), b = split.at(name).to_vector<double>();
+        const std::vector<double> a = entry.second.to_vector<double>(),
+                                  b = split.at(name).to_vector<double>();
         double error = 0, size = 0;
         for (size_t i = 0; i < a.size(); ++i) {
           error = std::max(error, std::abs(a[i] - b[i]));
