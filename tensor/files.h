@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,27 @@ void create_folders(const std::string& path);
 /// folder above must exist. Throws Error if `path` exists (nothing is ever replaced) or a file operation
 /// fails; when `fill` or a file operation throws, nothing is left behind.
 void publish_folder(const std::string& path, const std::function<void(const std::string& folder)>& fill);
+
+/// A new file that grows record by record, for logs that others read meanwhile. A record is written at once:
+/// a process that is killed leaves whole records, but for the last one if the system itself stops.
+class GrowingFile {
+ public:
+  /// Creates `path`. Throws Error, also if it exists.
+  explicit GrowingFile(const std::string& path);
+  ~GrowingFile();
+  GrowingFile(GrowingFile&&) noexcept;
+  GrowingFile& operator=(GrowingFile&&) noexcept;
+
+  /// Throws Error with the path, the system's reason and a hint; nothing of the record then stays in the
+  /// file.
+  void append(std::string_view record);
+  /// Forces everything to the disk. Throws Error.
+  void sync();
+
+ private:
+  class File;
+  std::unique_ptr<File> file_;
+};
 
 // A killed process leaves `NAME.halfstep-tmp-PID` behind. The next write_file or publish_folder in the same
 // folder removes it; temporaries of running processes are locked, and kept.
