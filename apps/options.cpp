@@ -207,6 +207,11 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
   add<int64_t>(app, "--log-every", train, "log_every", "updates between two reports");
   add<int64_t>(app, "--eval-every", train, "eval_every",
                "updates between two evaluations (samples and their distance to the data); 0: none");
+  app.add_flag_function(
+         "--tensorboard,!--no-tensorboard",
+         [this, train](int64_t on) { given_[train]["tensorboard"] = on > 0; },
+         help_with_default("write event files for TensorBoard, too, or not", train, "tensorboard"))
+      ->group("Settings");
 }
 
 void SettingFlags::set_halving_steps(const std::vector<std::string>& pairs) {

@@ -1,22 +1,13 @@
 #include "autograd/graph.h"
 
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <memory>
-#include <system_error>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "autograd/internal/node.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
-
-extern char** environ;
+#include "tensor/program.h"
 
 namespace halfstep {
 
@@ -111,69 +102,10 @@ std::string to_dot(const Graph& graph) {
 
 namespace {
 
-/// A nameless file that is gone when this object is.
-class ScratchFile {
- public:
-  ScratchFile() : file_(std::tmpfile(), &std::fclose) {
-    require(file_ != nullptr, "write_graph", "cannot create a temporary file: {}; is the disk full?",
-            std::generic_category().message(errno));
-  }
-  int descriptor() const { return ::fileno(file_.get()); }
-
-  void write(const std::string& text) const {
-    // First, so that errno is that of the write: arguments are evaluated in any order.
-    const bool written =
-        std::fwrite(text.data(), 1, text.size(), file_.get()) == text.size() && std::fflush(file_.get()) == 0;
-    require(written, "write_graph", "cannot write a temporary file: {}; is the disk full?",
-            std::generic_category().message(errno));
-    std::rewind(file_.get());
-  }
-  std::string read() const {
-    std::rewind(file_.get());
-    std::string text;
-    char buffer[1 << 16];
-    while (const size_t got = std::fread(buffer, 1, sizeof(buffer), file_.get())) text.append(buffer, got);
-    return text;
-  }
-
- private:
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
-};
-
-/// The lines of a text in one.
-std::string one_line(std::string text) {
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  std::replace(text.begin(), text.end(), '\n', ' ');
-  return text;
-}
-
-/// What `dot -Tsvg` makes of the text. No shell is involved, so nothing needs quoting.
+/// What `dot -Tsvg` makes of the text.
 std::string draw_svg(const std::string& dot) {
-  const ScratchFile in, out, messages;
-  in.write(dot);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, in.descriptor(), STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, out.descriptor(), STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, messages.descriptor(), STDERR_FILENO);
-  std::string program = "dot", format = "-Tsvg";
-  char* const arguments[] = {program.data(), format.data(), nullptr};
-  pid_t child = 0;
-  const int error = ::posix_spawnp(&child, "dot", &actions, nullptr, arguments, environ);
-  posix_spawn_file_actions_destroy(&actions);
-  require(
-      error == 0, "write_graph",
-      "expected Graphviz's program 'dot' to draw the picture, but it does not start: {}; install graphviz "
-      "(Debian: apt-get install graphviz), or write a .dot file",
-      std::generic_category().message(error));
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);  // as shells count
-  require(code == 0, "write_graph",
-          "expected Graphviz's program 'dot' to succeed, it ended with status {}: {}", code,
-          one_line(messages.read()));
-  return out.read();
+  return run_program("write_graph", "dot", {"-Tsvg"}, dot,
+                     "install graphviz (Debian: apt-get install graphviz), or write a .dot file");
 }
 
 bool ends_with(const std::string& text, std::string_view end) {

@@ -74,7 +74,7 @@ class StageRun {
         stage_(stage),
         data_(data),
         options_(options),
-        record_(stage.folder, stage.name, trainer.step()),
+        record_(stage.folder, stage.name, trainer.step(), config_.tensorboard),
         batches_(data, config_.batch_size, stage_seed(config_.seed, stage.info.num_steps), config_.flip,
                  *options.device, trainer.step(), config_.data_threads),
         plateau_(config_),

@@ -1,6 +1,5 @@
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 
 #include "diffusion/images.h"
@@ -41,10 +40,7 @@ std::vector<Json> keep_until(const std::string& path, int64_t step) {
 }
 
 void append(const std::string& path, const Json& line) {
-  std::ofstream file(path, std::ios::app);
-  file << line.dump() << '\n';
-  file.flush();
-  require(file.good(), "log", "cannot append to '{}'; is the disk full?", path);
+  GrowingFile(path, GrowingFile::Start::new_or_old_file).append(line.dump() + '\n');
 }
 
 Json number_or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
@@ -58,7 +54,7 @@ std::optional<double> number(const Json& json, const char* key) {
 
 }  // namespace
 
-RunRecord::RunRecord(const std::string& folder, const std::string& stage, int64_t step)
+RunRecord::RunRecord(const std::string& folder, const std::string& stage, int64_t step, bool tensorboard)
     : folder_(folder), stage_(stage) {
   for (const Json& line : keep_until(folder_ + kLog, step)) {
     reports_.push_back({line.value("step", int64_t{0}),
@@ -68,6 +64,8 @@ RunRecord::RunRecord(const std::string& folder, const std::string& stage, int64_
   for (const Json& line : keep_until(folder_ + kEvaluations, step))
     last_ = Last{line.value("grid", std::string()), number(line, "distance_to_data"),
                  number(line, "distance_to_teacher")};
+  // Also at step 0: a run that was killed before its first save may have left an event file.
+  if (tensorboard) events_.emplace(folder_, step);
 }
 
 void RunRecord::report(const Progress& p) {
@@ -83,18 +81,30 @@ void RunRecord::report(const Progress& p) {
                           {"seconds_left", p.seconds_left}});
   reports_.push_back({p.step, p.loss});
   seconds_ = p.seconds;
+  if (!events_) return;
+  events_->scalar("train/loss", p.step, p.loss);
+  events_->scalar("train/learning_rate", p.step, p.learning_rate);
+  events_->scalar("train/gradient_norm", p.step, p.gradient_norm);
+  events_->scalar("train/images_per_second", p.step, p.images_per_second);
 }
 
 void RunRecord::evaluation(int64_t step, const Evaluation& result) {
   last_ =
       Last{fmt::format("samples/step-{:08}.png", step), result.distance_to_data, result.distance_to_teacher};
   create_folders(folder_ + "/samples");
-  write_grid(folder_ + "/" + last_->grid, result.samples, {.scale = 2});
+  const std::string png = folder_ + "/" + last_->grid;
+  const PictureSize size = write_grid(png, result.samples, {.scale = 2});
   append(folder_ + kEvaluations, {{"stage", stage_},
                                   {"step", step},
                                   {"grid", last_->grid},
                                   {"distance_to_data", result.distance_to_data},
                                   {"distance_to_teacher", number_or_null(result.distance_to_teacher)}});
+  if (!events_) return;
+  events_->image("samples", step, read_file(png), size.width, size.height,
+                 static_cast<int>(result.samples.size(3)));
+  events_->scalar("eval/distance_to_data", step, result.distance_to_data);
+  if (result.distance_to_teacher)
+    events_->scalar("eval/distance_to_teacher", step, *result.distance_to_teacher);
 }
 
 }  // namespace halfstep

@@ -4,18 +4,18 @@
 #
 #   scripts/install_dependencies.sh [--ci]
 #     --ci    also what only continuous integration needs: clang and its sanitizers, and the programs of tests that
-#             are skipped without them: Doxygen and Graphviz
+#             are skipped without them: Doxygen, Graphviz, Chromium and TensorBoard (scripts/python_tools.sh)
 source "$(dirname "$0")/common.sh"
 
 # cmake: Meson finds doctest through it.
 packages=(meson ninja-build g++ pkg-config cmake libfmt-dev doctest-dev libstb-dev libcli11-dev nlohmann-json3-dev
-  zlib1g-dev libssl-dev libeigen3-dev dataset-fashion-mnist)
+  zlib1g-dev libssl-dev libeigen3-dev gnuplot-nox dataset-fashion-mnist)
 ci=false
 for argument; do
   case $argument in
     --ci)
       ci=true
-      packages+=(clang libclang-rt-14-dev doxygen graphviz)
+      packages+=(clang libclang-rt-14-dev doxygen graphviz chromium python3-venv)
       ;;
     -h | --help) usage; exit ;;
     *) usage_error "unknown argument $argument" ;;
@@ -55,7 +55,7 @@ install_on_debian() {
 report_missing() {
   local missing=() tool compiler=${CXX:-c++} entry
   local tools=(meson ninja pkg-config "$compiler")
-  $ci && tools+=(clang++ doxygen dot)
+  $ci && tools+=(clang++ doxygen dot chromium)
   for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
@@ -80,3 +80,4 @@ if [[ $(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}") == "deb
 else
   report_missing
 fi
+if $ci; then scripts/python_tools.sh; fi

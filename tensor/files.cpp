@@ -92,6 +92,12 @@ class Descriptor {
     if (::fsync(number_) != 0 && errno != EINVAL) fail_system("write to the disk", path_, errno);
   }
 
+  /// Shortens the file to its first `bytes`, as far as the file system lets it.
+  void cut(size_t bytes) const noexcept {
+    while (::ftruncate(number_, static_cast<off_t>(bytes)) != 0 && errno == EINTR) {
+    }
+  }
+
   /// Held until the descriptor closes, however the process ends.
   void lock() const {
     // A file system without locks has none to take; there, leftovers stay.
@@ -218,6 +224,30 @@ void create_folders(const std::string& path) {
   fs::create_directories(path, error);
   if (error) fail_system("create the folder", path, error.value());
 }
+
+class GrowingFile::File : public Descriptor {
+ public:
+  using Descriptor::Descriptor;
+};
+
+GrowingFile::GrowingFile(const std::string& path, Start start)
+    : file_(std::make_unique<File>(
+          path, O_WRONLY | O_CREAT | O_APPEND | (start == Start::new_file ? O_EXCL : 0), "create")) {}
+GrowingFile::~GrowingFile() = default;
+GrowingFile::GrowingFile(GrowingFile&&) noexcept = default;
+GrowingFile& GrowingFile::operator=(GrowingFile&&) noexcept = default;
+
+void GrowingFile::append(std::string_view record) {
+  const size_t before = file_->size();
+  try {
+    file_->write_all(record);
+  } catch (const Error&) {
+    file_->cut(before);  // half a record would hide all that follow it
+    throw;
+  }
+}
+
+void GrowingFile::sync() { file_->sync(); }
 
 void publish_folder(const std::string& path, const std::function<void(const std::string& folder)>& fill) {
   const std::string target = without_trailing_slashes(path);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -42,6 +43,29 @@ class FolderLock {
 
  private:
   int descriptor_;
+};
+
+/// A file that grows record by record, for logs that others read meanwhile. A record is written at once: a
+/// process that is killed leaves whole records, but for the last one if the system itself stops.
+class GrowingFile {
+ public:
+  enum class Start { new_file, new_or_old_file };
+
+  /// Creates `path`, or goes on with what is there. Throws Error, for a new file also if it exists.
+  explicit GrowingFile(const std::string& path, Start start = Start::new_file);
+  ~GrowingFile();
+  GrowingFile(GrowingFile&&) noexcept;
+  GrowingFile& operator=(GrowingFile&&) noexcept;
+
+  /// Throws Error with the path, the system's reason and a hint; nothing of the record then stays in the
+  /// file.
+  void append(std::string_view record);
+  /// Forces everything to the disk. Throws Error.
+  void sync();
+
+ private:
+  class File;
+  std::unique_ptr<File> file_;
 };
 
 // A killed process leaves `NAME.halfstep-tmp-PID` behind. The next write_file or publish_folder in the same

@@ -134,6 +134,32 @@ TEST_CASE("a writer killed at any moment leaves a whole file") {
   CHECK(names_in(folder.path()) == std::vector<std::string>{"file"});
 }
 
+TEST_CASE("a growing file takes whole records or nothing of them") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "log";
+  {
+    GrowingFile file(path);
+    file.append("one\n");
+    CHECK(read_file(path) == "one\n");  // at once: nobody need close it
+    file.append(std::string("\0\n", 2));
+    file.sync();
+    CHECK(read_file(path) == std::string("one\n\0\n", 6));
+  }
+  CHECK(error_of([&] { GrowingFile again(path); }).find("cannot create '" + path + "': File exists") !=
+        std::string::npos);
+  const int status = in_child([&] {
+    GrowingFile file(folder / "limited");
+    file.append(std::string(900, 'a'));
+    const rlimit limit{1000, 1000};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    ::signal(SIGXFSZ, SIG_IGN);
+    const std::string message = error_of([&] { file.append(std::string(300, 'b')); });
+    ::_exit(message.find("File too large; the file would exceed") != std::string::npos ? 42 : 1);
+  });
+  CHECK(WEXITSTATUS(status) == 42);
+  CHECK(read_file(folder / "limited") == std::string(900, 'a'));
+}
+
 TEST_CASE("publish_folder shows a folder only when it is complete") {
   const TemporaryFolder folder;
   const std::string target = folder / "step-1";

@@ -31,6 +31,7 @@ INTERNAL = {
     "tensor/cpu/": ("tensor", "bench", "tests"),
     "tensor/formulas.h": ("tensor", "cuda", "autograd", "tests"),
     "tensor/ops/": ("tensor",),
+    "tensor/program.h": ("tensor", "autograd", "apps", "tests"),
     "cuda/": ("cuda",),
     "autograd/cases/": ("autograd", "apps", "bench", "tests"),
     "autograd/composed.h": ("autograd", "tests"),

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "diffusion/evaluation.h"
+#include "diffusion/event_file.h"
 #include "diffusion/run.h"
 
 namespace halfstep {
@@ -15,7 +16,8 @@ namespace halfstep {
 class RunRecord {
  public:
   /// Keeps the lines up to and including `step`. Throws Error for a damaged line that is not the last.
-  RunRecord(const std::string& folder, const std::string& stage, int64_t step);
+  /// tensorboard: writes an event file, too (TrainConfig::tensorboard).
+  RunRecord(const std::string& folder, const std::string& stage, int64_t step, bool tensorboard = false);
 
   void report(const Progress& progress);
   /// Writes the samples to samples/step-XXXXXXXX.png, too.
@@ -40,6 +42,7 @@ class RunRecord {
   double seconds_ = 0;
   std::vector<Report> reports_;
   std::optional<Last> last_;
+  std::optional<EventFile> events_;
 };
 
 }  // namespace halfstep

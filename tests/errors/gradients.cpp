@@ -305,13 +305,13 @@ TEST_CASE("errors of graphs") {
        "[write_graph] the output does not depend on anything that requires a gradient, so there is no graph"},
       {"no Graphviz",
        [&] { with_environment("PATH", folder.path().c_str(), [&] { write_graph(sum(x), "graph.svg"); }); },
-       "[write_graph] expected Graphviz's program 'dot' to draw the picture, but it does not start: No such "
-       "file or directory; install graphviz (Debian: apt-get install graphviz), or write a .dot file"},
+       "[write_graph] expected the program 'dot', but it does not start: No such file or directory; "
+       "install graphviz (Debian: apt-get install graphviz), or write a .dot file"},
       {"Graphviz that fails",
        [&] {
          with_environment("PATH", tools.path().c_str(), [&] { write_graph(sum(x), folder / "graph.svg"); });
        },
-       "[write_graph] expected Graphviz's program 'dot' to succeed, it ended with status 3: no fonts sorry"},
+       "[write_graph] expected the program 'dot' to succeed, it ended with status 3: no fonts sorry"},
       {"no more files",
        [&] { with_limit(RLIMIT_NOFILE, 0, [&] { write_graph(sum(x), folder / "graph.svg"); }); },
        "[write_graph] cannot create a temporary file: Too many open files; is the disk full?"},
