@@ -183,7 +183,7 @@ std::string zsh_values(const Argument& argument) {
     case Values::none:
       return "";
     case Values::words:
-      return message + "(" + joined(argument.words) + ")";
+      return message + "(" + zsh_text(joined(argument.words)) + ")";
     case Values::settings:
       return message + "{compadd -S \"\" -- " + joined(argument.words) + "}";
     case Values::files:

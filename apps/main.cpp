@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iostream>
 #include <vector>
 
 #include "apps/commands.h"
@@ -14,6 +15,10 @@
 namespace halfstep {
 
 namespace {
+
+constexpr const char* kProgram = "halfstep";
+constexpr const char* kNotWritten =
+    "cannot write the result to stdout; is the disk full, or its reader gone?";
 
 constexpr const char* kDescription =
     "Trains diffusion models and distils them to few sampling steps (Progressive Distillation, Salimans & Ho "
@@ -104,7 +109,7 @@ std::string explain(const CLI::ParseError& e, const CLI::App& program) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App program(kDescription, "halfstep");
+  CLI::App program(kDescription, kProgram);
   program.formatter(std::make_shared<HelpFormatter>());
   program.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   program.set_version_flag("--version", "halfstep " HALFSTEP_VERSION, "show the version");
@@ -116,14 +121,17 @@ int run(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success))
-      return program.exit(e);  // --help, --version
+    if (e.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {  // --help, --version
+      program.exit(e);
+      require(std::cout.flush().good(), kProgram, "{}", kNotWritten);
+      return kSuccess;
+    }
     return usage_error(program, explain(e, program));
   }
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
     command.run();
-    require(std::fflush(stdout) == 0, "halfstep", "cannot write the result to stdout; is the disk full?");
+    require(std::fflush(stdout) == 0, kProgram, "{}", kNotWritten);
     return kSuccess;
   }
   fmt::print(stderr, "{}", program.help());

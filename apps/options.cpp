@@ -394,8 +394,10 @@ std::string near_file(const fs::path& path) {
 
 Config read_settings(const std::string& file, const Json& flags, const Config& base) {
   std::error_code failed;
-  if (!file.empty() && fs::status(file, failed).type() == fs::file_type::not_found)
-    fail("config", "expected a file '{}', found none{}", file, near_file(file));
+  const fs::file_type type = file.empty() ? fs::file_type::none : fs::status(file, failed).type();
+  require(type != fs::file_type::not_found && type != fs::file_type::directory, "config",
+          "expected a file '{}', found {}{}", file, type == fs::file_type::directory ? "a folder" : "none",
+          near_file(file));
   Json json = file.empty() ? Json::object() : parse_json(read_file(file), file);
   if (json.is_object()) {  // for anything else config_from_json has the message
     json.merge_patch(flags);

@@ -21,10 +21,8 @@ std::atomic<int> first_signal = SIGINT;
 void on_interrupt(int signal) {
   if (interrupted.exchange(true)) _exit(128 + signal);
   first_signal = signal;
-  constexpr std::string_view kInterrupt =
-      "\nstopping after this update; Ctrl-C again ends at once without saving\n";
-  constexpr std::string_view kTerminate =
-      "\nstopping after this update; a second signal ends at once without saving\n";
+  constexpr std::string_view kInterrupt = "\nstopping after this update (Ctrl-C again: without saving)\n";
+  constexpr std::string_view kTerminate = "\nstopping after this update (SIGTERM again: without saving)\n";
   const std::string_view message = signal == SIGINT ? kInterrupt : kTerminate;
   // Nothing can be done here if the terminal is gone.
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());

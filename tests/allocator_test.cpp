@@ -265,7 +265,7 @@ TEST_CASE("spelling: the nearest name by inserted, deleted and replaced letters"
 
 TEST_CASE("spelling: a name is suggested where it is near") {
   CHECK(did_you_mean("trian", {"sample", "train"}) == "; did you mean 'train'?");  // 2 edits of 5 letters
-  CHECK(did_you_mean("tian", {"train"}) == "; did you mean 'train'?");
+  CHECK(did_you_mean("tain", {"train"}) == "; did you mean 'train'?");
   CHECK(did_you_mean("tarnk", {"train"}).empty());  // 3
   CHECK(did_you_mean("paint", {"train", "sample"}).empty());
   CHECK(did_you_mean("w", {"x", "v"}).empty());  // nothing in common
