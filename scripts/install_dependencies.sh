@@ -4,7 +4,7 @@
 #
 #   scripts/install_dependencies.sh [--ci]
 #     --ci    also what only continuous integration needs: clang and its sanitizers, and the programs of tests that
-#             are skipped without them: Doxygen and Graphviz
+#             are skipped without them: Doxygen, Graphviz, zsh and fish
 source "$(dirname "$0")/common.sh"
 
 # cmake: Meson finds doctest through it.
@@ -15,7 +15,7 @@ for argument; do
   case $argument in
     --ci)
       ci=true
-      packages+=(clang libclang-rt-14-dev doxygen graphviz)
+      packages+=(clang libclang-rt-14-dev doxygen graphviz zsh fish)
       ;;
     -h | --help) usage; exit ;;
     *) usage_error "unknown argument $argument" ;;
@@ -55,7 +55,7 @@ install_on_debian() {
 report_missing() {
   local missing=() tool compiler=${CXX:-c++} entry
   local tools=(meson ninja pkg-config "$compiler")
-  $ci && tools+=(clang++ doxygen dot)
+  $ci && tools+=(clang++ doxygen dot zsh fish)
   for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
