@@ -160,9 +160,9 @@ std::string steps_text(int64_t steps) { return fmt::format("{} step{}", steps, s
 struct DemoCommand {
   GeneralFlags general;
   DataFlag data;
-  std::string out, config_file;
+  SettingFlags settings;
+  std::string out;
   double minutes = 12;
-  uint64_t seed = 0;
 
   void run() const;
 
@@ -179,15 +179,15 @@ Plan DemoCommand::plan(const Dataset& dataset, Device& device, const std::atomic
   if (std::filesystem::exists(path)) {
     const Plan recorded = read_plan(path);
     fmt::print(stderr, "continuing {}, planned for {} minutes\n", path, recorded.minutes);
+    if (settings.any())
+      fmt::print(stderr, "note: the plan has its settings; --config, --set and --seed change nothing\n");
     return recorded;
   }
   Plan plan{.minutes = minutes, .teacher = demo_config(), .student = {}};
   plan.student = plan.teacher;
   plan.student.train = demo_distillation();
-  for (Config* config : {&plan.teacher, &plan.student}) {
-    *config = read_settings(config_file, Json::object(), for_pictures_of(dataset, *config));
-    config->train.seed = seed;
-  }
+  for (Config* config : {&plan.teacher, &plan.student})
+    *config = settings.over(for_pictures_of(dataset, *config));
   make_plan(plan, dataset, device, stop);
   create_folders(out);
   write_file(path, to_json(plan).dump(2) + "\n");
@@ -310,11 +310,10 @@ Command add_demo(CLI::App& program) {
       ->type_name("M")
       ->check(positive_number());
   command->data.add_to(app);
-  app.add_option("--config", command->config_file, "JSON file with settings that replace those of the demo")
-      ->type_name("FILE");
-  app.add_option("--seed", command->seed, "of everything random (default 0)")
-      ->type_name("S")
-      ->check(whole_number(0));
+  const std::string why = "the plan derives it from --minutes";
+  command->settings.add_config_flags(
+      app, {{"train.max_steps", why}, {"train.log_every", why}, {"train.checkpoint_every", why}});
+  command->settings.add_seed_flag(app, "Options");
   command->general.add_to(app);
   app.footer(example("halfstep demo --out out/demo --minutes 12"));
   return {&app, [command] { command->run(); }};

@@ -29,7 +29,7 @@ void require_same_model(const Config& teacher, const Config& config) {
   const Json expected = to_json(teacher)["model"], got = to_json(config)["model"];
   for (const auto& [key, value] : expected.items())
     require(value == got[key], "distill",
-            "the teacher has {} = {}, --config says {}; students have the model of their teacher", key,
+            "the teacher has {} = {}, the settings say {}; students have the model of their teacher", key,
             value.dump(), got[key].dump());
 }
 

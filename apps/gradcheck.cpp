@@ -9,7 +9,6 @@
 #include "autograd/cases/op_cases.h"
 #include "autograd/complex_step.h"
 #include "tensor/error.h"
-#include "tensor/nearest.h"
 #include "tensor/threads.h"
 
 namespace halfstep {
@@ -211,31 +210,18 @@ void GradcheckCommand::run() const {
           lines.size());
 }
 
-/// One of the given words.
-CLI::Validator one_of(std::vector<std::string> words) {
-  return CLI::Validator(
-      [words = std::move(words)](const std::string& text) {
-        if (std::find(words.begin(), words.end(), text) != words.end()) return std::string();
-        std::string list;
-        for (const std::string& word : words) list += (list.empty() ? "" : ", ") + word;
-        return fmt::format("expected one of {}, got '{}'; did you mean '{}'?", list, text,
-                           nearest_name(text, words));
-      },
-      "", "");
-}
-
+/// An operation or a case of the table; operations are suggested.
 CLI::Validator known_operation() {
-  return CLI::Validator(
+  std::vector<std::string> known;
+  for (const OpCase& c : op_cases())
+    if (std::find(known.begin(), known.end(), op_of(c)) == known.end()) known.push_back(op_of(c));
+  return name_for(
       [](const std::string& text) {
-        std::vector<std::string> known;
-        for (const OpCase& c : op_cases()) {
-          if (text == op_of(c) || text == c.name) return std::string();
-          known.push_back(op_of(c));
-        }
-        return fmt::format("unknown operation '{}'; did you mean '{}'? (--list shows all)", text,
-                           nearest_name(text, known));
+        for (const OpCase& c : op_cases())
+          if (text == op_of(c) || text == c.name) return;
+        fail("gradcheck", "unknown operation '{}' (--list shows all)", text);
       },
-      "", "");
+      known);
 }
 
 }  // namespace

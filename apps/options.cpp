@@ -1,10 +1,17 @@
 #include "apps/options.h"
 
+#include <fmt/ranges.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tensor/nearest.h"
 #include "tensor/threads.h"
 
 namespace halfstep {
@@ -14,8 +21,8 @@ namespace {
 constexpr size_t kWidth = 80, kHelpColumn = 28;
 constexpr int kMaxThreads = 1024;
 
-/// Breaks `text` at spaces so that lines that start at column `indent` end before kWidth; line breaks stay.
-std::string wrap(const std::string& text, size_t indent) {
+/// Breaks `text` at spaces so that lines that start at column `indent` end before `width`; line breaks stay.
+std::string wrap(const std::string& text, size_t indent, size_t width = kWidth) {
   std::string result, line;
   const auto flush = [&] {
     if (!result.empty()) result += '\n' + std::string(indent, ' ');
@@ -24,7 +31,7 @@ std::string wrap(const std::string& text, size_t indent) {
   };
   for (const std::string& paragraph : CLI::detail::split(text, '\n')) {
     for (const std::string& word : CLI::detail::split(paragraph, ' ')) {
-      if (!line.empty() && indent + line.size() + 1 + word.size() >= kWidth) flush();
+      if (!line.empty() && indent + line.size() + 1 + word.size() >= width) flush();
       line += (line.empty() ? "" : " ") + word;
     }
     flush();
@@ -76,6 +83,7 @@ std::string program_version() { return "halfstep " HALFSTEP_VERSION; }
 void GeneralFlags::add_to(CLI::App& app) {
   app.add_option("--device", device, "cpu, cuda, or auto: a GPU if there is one (default auto)")
       ->type_name("NAME")
+      ->check(one_of({"auto", "cpu", "cuda", "reference"}))
       ->group("General");
   app.add_option("--threads", threads, "CPU threads (default: $HALFSTEP_THREADS, or all CPUs)")
       ->type_name("N")
@@ -113,25 +121,145 @@ CLI::Validator whole_number(int64_t low, int64_t high) {
       "", "");
 }
 
-CLI::Validator positive_number() {
+namespace {
+CLI::Validator number_above(double low, const char* expected) {
   return CLI::Validator(
-      [](const std::string& text) {
+      [=](const std::string& text) {
         double value = 0;
-        const bool ok = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value > 0;
-        return ok ? std::string() : fmt::format("expected a number above 0, got '{}'", text);
+        const bool ok = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value > low;
+        return ok ? std::string() : fmt::format("expected {}, got '{}'", expected, text);
       },
       "", "");
 }
+}  // namespace
+
+CLI::Validator number() { return number_above(-HUGE_VAL, "a number"); }
+CLI::Validator positive_number() { return number_above(0, "a number above 0"); }
+
+// A validator has no place for its words but its name.
+constexpr const char* kWords = "words:";
+
+CLI::Validator one_of(const std::vector<std::string>& words) {
+  return name_for(
+      [words](const std::string& text) {
+        if (std::find(words.begin(), words.end(), text) == words.end())
+          fail("", "expected one of {}, got '{}'", fmt::join(words, ", "), text);
+      },
+      words);
+}
+
+CLI::Validator name_for(std::function<void(const std::string&)> by_name,
+                        const std::vector<std::string>& words) {
+  return CLI::Validator(
+      [by_name = std::move(by_name), words](const std::string& text) {
+        try {
+          by_name(text);
+          return std::string();
+        } catch (const Error& e) {
+          // The flag says where, so the "[loss] " of the message would say it twice.
+          const std::string message = e.what();
+          return message.substr(message.find("] ") + 2) + did_you_mean(text, words);
+        }
+      },
+      "", words.empty() ? "" : fmt::format("{}{}", kWords, fmt::join(words, " ")));
+}
+
+std::vector<std::string> words_of(CLI::Option& option) {
+  std::vector<std::string> words;
+  try {
+    const std::string name = option.get_validator()->get_name();
+    if (name.starts_with(kWords)) words = CLI::detail::split(name.substr(std::string(kWords).size()), ' ');
+  } catch (const CLI::OptionNotFound&) {
+    // an option without a validator
+  }
+  return words;
+}
 
 // --- settings ----------------------------------------------------------------------------------------------
+
+namespace {
+
+/// The names that settings may have as values, for suggestions and completion; what they mean, by_name says.
+const std::map<std::string, std::vector<std::string>>& names_of_settings() {
+  static const std::map<std::string, std::vector<std::string>> names{
+      {"model.logsnr_input", {"inv_cos", "sigmoid", "linear"}},
+      {"model.prediction", {"x", "eps", "v", "both"}},
+      {"train.anneal_shape", {"linear", "cosine"}},
+      {"train.ema_warmup", {"none", "ramp", "power"}},
+      {"train.loss", {"constant", "snr", "truncated-snr", "snr+1"}}};
+  return names;
+}
+
+std::string key_of(const std::string& name) { return name.substr(name.find('.') + 1); }
+
+/// "; did you mean 'model.channels'?" for "channels", "train.channels", "model.chanels", "chanels"; or
+/// nothing.
+std::string near_setting(const std::string& name) {
+  const std::vector<std::string> names = setting_names();
+  std::vector<std::string> keys;
+  for (const std::string& full : names) keys.push_back(key_of(full));
+  const std::string nearest = nearest_name(key_of(name), keys);
+  const std::string with_section =
+      names[static_cast<size_t>(std::find(keys.begin(), keys.end(), nearest) - keys.begin())];
+  if (key_of(name) == nearest) return fmt::format("; did you mean '{}'?", with_section);
+  const std::string hint = did_you_mean(name, names);
+  return hint.empty() && is_near(key_of(name), nearest) ? fmt::format("; did you mean '{}'?", with_section)
+                                                        : hint;
+}
+
+}  // namespace
+
+Setting parse_setting(const std::string& text) {
+  constexpr const char* kWhere = "settings";
+  const size_t equals = text.find('=');
+  require(equals != std::string::npos, kWhere, "expected SECTION.KEY=VALUE, got '{}'", text);
+  const std::string name = text.substr(0, equals), value = text.substr(equals + 1);
+  const Json known = to_json(Config());
+  require(!known.contains(name), kWhere, "expected SECTION.KEY=VALUE, got '{}'", text);
+  const size_t dot = std::min(name.find('.'), name.size());
+  Setting setting{.section = name.substr(0, dot), .key = key_of(name), .value = {}};
+  if (dot == name.size() || !known.contains(setting.section) ||
+      !known[setting.section].contains(setting.key)) {
+    const std::string hint = near_setting(name);
+    fail(kWhere, "unknown setting '{}'{}", name, hint.empty() ? "; train --print-config shows all" : hint);
+  }
+  const bool is_text = known[setting.section][setting.key].is_string();
+  setting.value = Json::parse(value, nullptr, false);
+  // A text need not be quoted, whatever it looks like.
+  if (setting.value.is_discarded() || (is_text && !setting.value.is_string())) setting.value = value;
+  Config scratch;
+  Json json;
+  json[setting.section][setting.key] = setting.value;
+  try {
+    read_json(json, text, scratch);
+  } catch (const Error& e) {
+    const auto it = names_of_settings().find(name);
+    const std::string message = e.what();
+    if (it == names_of_settings().end()) throw;
+    fail(kWhere, "{}{}", message.substr(message.find("] ") + 2), did_you_mean(value, it->second));
+  }
+  return setting;
+}
+
+std::vector<std::string> setting_names() {
+  std::vector<std::string> names;
+  const Json known = to_json(Config());
+  for (const auto& [section, keys] : known.items())
+    for (const auto& [key, value] : keys.items()) names.push_back(section + "." + key);
+  return names;
+}
 
 template <class T>
 void SettingFlags::add(CLI::App& app, const std::string& flag, const char* section, const char* key,
                        const std::string& help) {
   app.add_option_function<T>(
-         flag, [this, section, key](const T& value) { given_[section][key] = value; },
+         flag,
+         [this, flag, section, key](const T& value) {
+           given_[flag] = {{section, key, value}};
+         },
          help_with_default(help, section, key))
       ->type_name(std::is_floating_point_v<T> ? "X" : "N")
+      ->check(std::is_floating_point_v<T> ? number() : whole_number(0))
       ->group("Settings");
 }
 
@@ -145,20 +273,51 @@ std::string SettingFlags::help_with_default(const std::string& help, const char*
 template <class ByName>
 void SettingFlags::add_name(CLI::App& app, const std::string& flag, const char* section, const char* key,
                             ByName by_name, const std::string& help) {
-  const auto check = [by_name](const std::string& name) {
-    try {
-      by_name(name);
-      return std::string();
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-  };
   app.add_option_function<std::string>(
-         flag, [this, section, key](const std::string& value) { given_[section][key] = value; },
+         flag,
+         [this, flag, section, key](const std::string& value) {
+           given_[flag] = {{section, key, value}};
+         },
          help_with_default(help, section, key))
       ->type_name("NAME")
-      ->check(CLI::Validator(check, "", ""))
+      ->check(name_for([by_name](const std::string& name) { by_name(name); },
+                       names_of_settings().at(fmt::format("{}.{}", section, key))))
       ->group("Settings");
+}
+
+void SettingFlags::add_switch(CLI::App& app, const std::string& name, const char* section, const char* key,
+                              const std::string& help) {
+  const std::string flag = "--" + name;
+  app.add_flag_function(
+         flag + ",!--no-" + name,
+         [this, flag, section, key](int64_t on) {
+           given_[flag] = {{section, key, on > 0}};
+         },
+         help_with_default(help, section, key))
+      ->group("Settings");
+}
+
+void SettingFlags::add_config_flags(CLI::App& app, std::map<std::string, std::string> planned) {
+  app_ = &app;
+  app.add_option("--config", file_, "JSON file with settings; flags override it")->type_name("FILE");
+  const auto parse = [planned = std::move(planned)](const std::string& text) {
+    Setting setting = parse_setting(text);
+    const auto it = planned.find(setting.section + "." + setting.key);
+    if (it != planned.end()) fail("settings", "'{}' cannot be set: {}", it->first, it->second);
+    return setting;
+  };
+  app.add_option_function<std::vector<std::string>>(
+         "--set",
+         [this, parse](const std::vector<std::string>& texts) {
+           for (const std::string& text : texts) given_["--set"].push_back(parse(text));
+         },
+         "any setting of --config, as model.channels=64 or model.channel_multipliers=[1,2,2]; may be "
+         "repeated. "
+         "The last one on the command line counts, --set or not")
+      ->type_name(kSettingForm)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
+      ->check(name_for(parse, {}));
 }
 
 void SettingFlags::add_teacher_flags(CLI::App& app) {
@@ -170,7 +329,7 @@ void SettingFlags::add_teacher_flags(CLI::App& app) {
 
 void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
   show_defaults_ = show_defaults;
-  app.add_option("--config", file_, "JSON file with settings; flags override it")->type_name("FILE");
+  add_config_flags(app);
   const char* const train = "train";
   add_name(app, "--loss", train, "loss", loss_weight_by_name,
            "weight of the error: constant, snr, truncated-snr, snr+1");
@@ -178,10 +337,7 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
   add<int64_t>(app, "--batch-size", train, "batch_size", "pictures per update");
   add<double>(app, "--learning-rate", train, "learning_rate", "of Adam, before warm-up and anneal");
   add<int64_t>(app, "--warmup-steps", train, "warmup_steps", "updates until the learning rate is reached");
-  app.add_flag_function(
-         "--anneal,!--no-anneal", [this, train](int64_t on) { given_[train]["anneal"] = on > 0; },
-         help_with_default("lower the learning rate to 0, or not", train, "anneal"))
-      ->group("Settings");
+  add_switch(app, "anneal", train, "anneal", "lower the learning rate to 0, or not");
   add_name(app, "--anneal-shape", train, "anneal_shape", anneal_shape_by_name, "linear or cosine");
   add<double>(app, "--weight-decay", train, "weight_decay", "of AdamW");
   add<double>(app, "--max-grad-norm", train, "max_grad_norm", "gradients are clipped to this norm; 0: never");
@@ -189,16 +345,8 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
               "moving average of the weights; 0: none, the weights themselves are used");
   add_name(app, "--ema-warmup", train, "ema_warmup", ema_warmup_by_name,
            "none, ramp: min(decay, (1 + k) / (10 + k)), or power: min(decay, 1 - (1 + k)^-0.75)");
-  app.add_flag_function(
-         "--flip,!--no-flip", [this, train](int64_t on) { given_[train]["flip"] = on > 0; },
-         help_with_default("mirror half of the pictures, or none", train, "flip"))
-      ->group("Settings");
-  app.add_option_function<int64_t>(
-         "--seed", [this, train](int64_t seed) { given_[train]["seed"] = seed; },
-         help_with_default("of everything random", train, "seed"))
-      ->type_name("S")
-      ->check(whole_number(0))
-      ->group("Settings");
+  add_switch(app, "flip", train, "flip", "mirror half of the pictures, or none");
+  add_seed_flag(app, "Settings");
   add<int64_t>(app, "--micro-batches", train, "micro_batches",
                "equal parts of a batch, one after the other: less memory");
   add<int64_t>(app, "--checkpoint-every", train, "checkpoint_every",
@@ -207,25 +355,89 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
   add<int64_t>(app, "--log-every", train, "log_every", "updates between two reports");
   add<int64_t>(app, "--eval-every", train, "eval_every",
                "updates between two evaluations (samples and their distance to the data); 0: none");
-  app.add_flag_function(
-         "--tensorboard,!--no-tensorboard",
-         [this, train](int64_t on) { given_[train]["tensorboard"] = on > 0; },
-         help_with_default("write event files for TensorBoard, too, or not", train, "tensorboard"))
-      ->group("Settings");
+  add_switch(app, "tensorboard", train, "tensorboard", "write event files for TensorBoard, too, or not");
 }
 
 void SettingFlags::set_halving_steps(const std::vector<std::string>& pairs) {
+  Json updates_of = Json::object();
   for (const std::string& pair : pairs) {
     const size_t equals = pair.find('=');
     int64_t num_steps = 0, updates = 0;
     require(equals != std::string::npos && CLI::detail::lexical_cast(pair.substr(0, equals), num_steps) &&
                 CLI::detail::lexical_cast(pair.substr(equals + 1), updates) && num_steps >= 1 && updates >= 1,
             "distill", "expected N=K, the updates K of the student of N steps, got '{}'", pair);
-    given_["distill"]["max_steps"][std::to_string(num_steps)] = updates;
+    updates_of[std::to_string(num_steps)] = updates;
   }
+  given_["--steps-of"] = {{"distill", "max_steps", updates_of}};
 }
 
+void SettingFlags::add_seed_flag(CLI::App& app, const std::string& group) {
+  app.add_option_function<int64_t>(
+         "--seed",
+         [this](int64_t seed) {
+           given_["--seed"] = {{"train", "seed", seed}};
+         },
+         help_with_default("of everything random", "train", "seed"))
+      ->type_name("S")
+      ->check(whole_number(0))
+      ->group(group);
+}
+
+Json SettingFlags::given() const {
+  Json json = Json::object();
+  std::map<std::string, size_t> seen;
+  for (const CLI::Option* option : app_->parse_order()) {
+    const auto it = given_.find(option->get_name());
+    if (it == given_.end()) continue;
+    // A flag that holds one value has it wherever it stands; --set holds one for each time.
+    const size_t k = std::min(seen[it->first]++, it->second.size() - 1);
+    json[it->second[k].section][it->second[k].key] = it->second[k].value;
+  }
+  return json;
+}
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The folders of the configurations that come with the program: beside an installed one, and in the source
+/// tree.
+std::vector<fs::path> config_folders() {
+  std::error_code failed;
+  const fs::path program = fs::read_symlink("/proc/self/exe", failed).parent_path();
+  return {(program / ".." / HALFSTEP_DATADIR / "halfstep" / "configs").lexically_normal(),
+          (program / ".." / ".." / "configs").lexically_normal()};
+}
+
+std::vector<std::string> files_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code failed;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder.empty() ? "." : folder, failed))
+    if (!entry.is_directory(failed)) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// What a person may have meant by the name of a file that is not there: "; did you mean '...'?" or nothing.
+std::string near_file(const fs::path& path) {
+  for (const fs::path& folder : config_folders())
+    for (const std::string& name : files_in(folder))
+      if (fs::path(name).stem() == path.stem() && fs::path(name).extension() == ".json")
+        return fmt::format("; did you mean '{}'?", (folder / name).string());
+  const std::vector<std::string> names = files_in(path.parent_path());
+  const std::string name = path.filename().string(), nearest = nearest_name(name, names);
+  return is_near(name, nearest) ? fmt::format("; did you mean '{}'?", (path.parent_path() / nearest).string())
+                                : std::string();
+}
+
+}  // namespace
+
 Config read_settings(const std::string& file, const Json& flags, const Config& base) {
+  std::error_code failed;
+  const fs::file_type type = file.empty() ? fs::file_type::none : fs::status(file, failed).type();
+  require(type != fs::file_type::not_found && type != fs::file_type::directory, "config",
+          "expected a file '{}', found {}{}", file, type == fs::file_type::directory ? "a folder" : "none",
+          near_file(file));
   Json json = file.empty() ? Json::object() : parse_json(read_file(file), file);
   if (json.is_object()) {  // for anything else config_from_json has the message
     json.merge_patch(flags);
@@ -285,6 +497,20 @@ std::string HelpFormatter::make_subcommand(const CLI::App* app) const {
 }
 
 std::string example(const std::string& command) { return "Example:\n  " + command; }
+
+size_t terminal_width() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : kWidth;
+}
+
+void print_message(const std::string& message) {
+  std::string text;
+  for (const std::string& line : CLI::detail::split(message, '\n'))
+    text +=
+        (isatty(STDERR_FILENO) && line.size() >= terminal_width() ? wrap(line, 0, terminal_width()) : line) +
+        '\n';
+  std::fputs(text.c_str(), stderr);
+}
 
 std::string format_seconds(double seconds) {
   if (!std::isfinite(seconds)) return "?";

@@ -4,12 +4,15 @@
 #include <atomic>
 #include <cstddef>
 
+#include "apps/options.h"
 #include "diffusion/run.h"
 
 namespace halfstep {
 
-/// Shows the progress of stages on stderr: a bar with rate and time left on a terminal, otherwise plain
-/// lines. To be handed to RunOptions::on_progress.
+/// Shows the progress of stages on stderr: on a terminal a bar with rate and time left, redrawn in its one
+/// line, otherwise plain lines, as on a terminal that cannot do better (TERM=dumb). Either fits the width of
+/// the terminal, 80 columns where there is none: what matters least is left out. To be handed to
+/// RunOptions::on_progress.
 class ProgressDisplay {
  public:
   ProgressDisplay();
@@ -26,8 +29,12 @@ class ProgressDisplay {
   size_t drawn_ = 0;  ///< characters of the bar on the screen; 0: the cursor is on a new line
 };
 
-/// From now on Ctrl-C sets the flag that is returned, and a second Ctrl-C ends the process at once with exit
-/// code 130.
+/// From now on Ctrl-C (SIGINT) and SIGTERM set the flag that is returned, and a second signal ends the
+/// process at once, with the exit code of interrupt_exit_code(). A reader of the output that goes away no
+/// longer ends the process: a training matters more than its display.
 const std::atomic<bool>& catch_interrupt();
+
+/// 130 if the first signal was Ctrl-C, 143 if it was SIGTERM.
+ExitCode interrupt_exit_code();
 
 }  // namespace halfstep

@@ -134,12 +134,15 @@ Command add_sample(CLI::App& program) {
   app.add_option_function<std::string>(
          "--sampler", [command](const std::string& name) { command->options.kind = sampler_by_name(name); },
          "ddim (deterministic) or ancestral (default ddim)")
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->check(name_for([](const std::string& name) { sampler_by_name(name); }, {"ddim", "ancestral"}));
   app.add_option_function<std::string>(
          "--variance",
          [command](const std::string& name) { command->options.variance = ancestral_variance_by_name(name); },
          "of the ancestral sampler: fixed_small, fixed_large or medium:f, f in [0, 1] (default fixed_small)")
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->check(name_for([](const std::string& name) { ancestral_variance_by_name(name); },
+                       {"fixed_small", "fixed_large", "medium:"}));
   app.add_flag_callback(
       "--no-clip", [command] { command->options.clip = false; },
       "do not clamp the predicted x to [-1, 1] at every step");

@@ -174,7 +174,7 @@ void require_known_keys(const Json& json, const std::string& source, const std::
   require(json.is_object(), "config", "{}: expected a JSON object, got {}", source, json.dump());
   for (const auto& [key, value] : json.items())
     if (std::find(known.begin(), known.end(), key) == known.end())
-      fail("config", "{}: unknown key '{}'; did you mean '{}'?", source, key, nearest_name(key, known));
+      fail("config", "{}: unknown key '{}'{}", source, key, did_you_mean(key, known));
 }
 
 Json to_json(const Config& config) {

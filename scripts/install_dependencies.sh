@@ -4,7 +4,8 @@
 #
 #   scripts/install_dependencies.sh [--ci]
 #     --ci    also what only continuous integration needs: clang and its sanitizers, and the programs of tests that
-#             are skipped without them: Doxygen, Graphviz, Chromium and TensorBoard (scripts/python_tools.sh)
+#             are skipped without them: Doxygen, Graphviz, Chromium, zsh, fish, and TensorBoard
+#             (scripts/python_tools.sh)
 source "$(dirname "$0")/common.sh"
 
 # cmake: Meson finds doctest through it.
@@ -15,7 +16,7 @@ for argument; do
   case $argument in
     --ci)
       ci=true
-      packages+=(clang libclang-rt-14-dev doxygen graphviz chromium python3-venv)
+      packages+=(clang libclang-rt-14-dev doxygen graphviz chromium python3-venv zsh fish)
       ;;
     -h | --help) usage; exit ;;
     *) usage_error "unknown argument $argument" ;;
@@ -55,7 +56,7 @@ install_on_debian() {
 report_missing() {
   local missing=() tool compiler=${CXX:-c++} entry
   local tools=(meson ninja pkg-config "$compiler")
-  $ci && tools+=(clang++ doxygen dot chromium)
+  $ci && tools+=(clang++ doxygen dot chromium zsh fish)
   for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done

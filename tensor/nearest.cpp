@@ -24,10 +24,22 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
-  const auto nearest = std::min_element(
-      candidates.begin(), candidates.end(),
-      [&](const auto& a, const auto& b) { return edit_distance(name, a) < edit_distance(name, b); });
+  const auto nearest =
+      std::min_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
+        const size_t to_a = edit_distance(name, a), to_b = edit_distance(name, b);
+        return to_a != to_b ? to_a < to_b : a.size() > b.size();
+      });
   return nearest == candidates.end() ? std::string() : *nearest;
+}
+
+bool is_near(std::string_view name, std::string_view candidate) {
+  const size_t edits = edit_distance(name, candidate);
+  return edits <= (name.size() + 1) / 3 && edits < name.size();
+}
+
+std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates) {
+  const std::string nearest = nearest_name(name, candidates);
+  return is_near(name, nearest) ? "; did you mean '" + nearest + "'?" : std::string();
 }
 
 }  // namespace halfstep

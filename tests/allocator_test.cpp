@@ -259,5 +259,17 @@ TEST_CASE("spelling: the nearest name by inserted, deleted and replaced letters"
   CHECK(nearest("cat", {"xxcat", "bat"}) == "bat");                       // 2, 1
   CHECK(nearest("cat", {"cats!", "cut"}) == "cut");
   CHECK(nearest("cat", {"cats!", "cab"}) == "cab");
-  CHECK(nearest("a", {"aaaa", "bcd", "b"}) == "b");  // 3, 3, 1
+  CHECK(nearest("snr1", {"snr", "snr+1"}) == "snr+1");  // 1, 1: the longest of equals
+  CHECK(nearest("a", {"aaaa", "bcd", "b"}) == "b");     // 3, 3, 1
+}
+
+TEST_CASE("spelling: a name is suggested where it is near") {
+  CHECK(did_you_mean("trian", {"sample", "train"}) == "; did you mean 'train'?");  // 2 edits of 5 letters
+  CHECK(did_you_mean("tain", {"train"}) == "; did you mean 'train'?");
+  CHECK(did_you_mean("tarnk", {"train"}).empty());  // 3
+  CHECK(did_you_mean("paint", {"train", "sample"}).empty());
+  CHECK(did_you_mean("w", {"x", "v"}).empty());  // nothing in common
+  CHECK(did_you_mean("sn", {"snr"}) == "; did you mean 'snr'?");
+  CHECK(did_you_mean("train", {}).empty());
+  CHECK(did_you_mean("", {"a"}).empty());
 }

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from cli_test import Checks, write_data
+from cli_session import Checks, write_data
 from kill_test import bytes_of, check_whole, checkpoints
 
 CONFIG = {

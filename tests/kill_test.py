@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 
-from cli_test import Checks, read_tensors, write_data
+from cli_session import Checks, read_tensors, write_data
 
 CONFIG = {
     "model": {"channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "groups": 4, "dropout": 0.1},

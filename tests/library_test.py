@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,20 @@ def check_headers(root, include):
         check(included <= installed, f"{name} is installed and includes what is not: {sorted(included - installed)}")
 
 
+def check_configs(root, program, folder, work):
+    """The installed program finds the configurations that are installed with it."""
+    names = {path.name for path in (root / "configs").glob("*.json")}
+    check(names and {path.name for path in folder.glob("*")} == names, f"{folder} does not hold {sorted(names)}")
+    # Without a data set no configuration is read.
+    data = work / "data"
+    data.mkdir()
+    (data / "train-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, 1, 28, 28) + bytes(28 * 28))
+    (data / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 1) + b"\0")
+    result = subprocess.run([program, "train", "--data", data, "--out", work / "run", "--config", "fashion-mnist"],
+                            stderr=subprocess.PIPE, text=True, check=False)
+    check(str(folder / "fashion-mnist.json") in result.stderr, f"the error does not name the file: {result.stderr}")
+
+
 def check_installed(root, build, compiler, work):
     """With nothing but a compiler and pkg-config."""
     run(["meson", "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", work / "image"])
@@ -87,6 +102,7 @@ def check_installed(root, build, compiler, work):
     program = prefix / option(build, "bindir") / "halfstep"
     if (build / "apps/halfstep").exists():
         check(re.search(r"\d+\.\d+\.\d+", run([program, "--version"])), "halfstep --version shows no version")
+        check_configs(root, program, prefix / option(build, "datadir") / "halfstep/configs", work)
 
     libdir = prefix / option(build, "libdir")
     # A build folder from before this was the default names the place where it would be installed without --destdir.

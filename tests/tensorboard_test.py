@@ -135,7 +135,7 @@ def test_run(folder):
     if not HALFSTEP:
         return
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
-    from cli_test import TINY, write_data
+    from cli_session import TINY, write_data
     write_data(folder / "data")
     (folder / "tiny.json").write_text(json.dumps(TINY))
     command = [HALFSTEP, "train", "--data", "data", "--config", "tiny.json", "--out", "run", "--log-every", "1",

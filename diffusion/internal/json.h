@@ -1,6 +1,8 @@
 // Configurations as JSON values, for the files that contain one. Not a public header: it needs nlohmann_json.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <type_traits>
 
@@ -35,14 +37,46 @@ constexpr std::string_view kind_of() {
     return "a list of numbers";
 }
 
+/// Whether `json` is a T without any change. nlohmann's conversions cut 2.5 to 2 and take true for 1.
+template <class T>
+bool holds(const Json& json) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return json.is_boolean();
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    return json.is_string();
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return json.is_number();
+  } else if constexpr (std::is_integral_v<T>) {
+    if (json.is_number_float()) {  // 1e3
+      const double number = json.get<double>();
+      return number == std::floor(number) && std::abs(number) < 9e15 && (std::is_signed_v<T> || number >= 0);
+    }
+    return std::is_signed_v<T> ? json.is_number_integer() : json.is_number_unsigned();
+  } else if constexpr (requires { typename T::mapped_type; }) {
+    return json.is_object() && std::all_of(json.begin(), json.end(), [](const Json& element) {
+             return holds<typename T::mapped_type>(element);
+           });
+  } else {
+    return json.is_array() && std::all_of(json.begin(), json.end(), [](const Json& element) {
+             return holds<typename T::value_type>(element);
+           });
+  }
+}
+
 /// Reads json[key] into `value` if the key is there; Error names the key, the expected type and the value.
 template <class T>
 void read_field(const Json& json, const std::string& source, const std::string& key, T& value) {
   const auto it = json.find(key);
   if (it == json.end()) return;
-  try {
+  if (holds<T>(*it)) {
     value = it->get<T>();
-  } catch (const nlohmann::json::exception&) {
+  } else if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    fail("config", "{}: expected {} as the value of '{}', got {}", source,
+         !it->is_number()      ? "a number"
+         : std::is_signed_v<T> ? "a whole number"
+                               : "a whole number, at least 0,",
+         key, it->dump());
+  } else {
     fail("config", "{}: expected {} as the value of '{}', got {}", source, kind_of<T>(), key, it->dump());
   }
 }
