@@ -4,9 +4,9 @@
 Usage: examples_test.py PATH_OF_HALFSTEP ROOT
 
 An example is a line that begins with `  halfstep ` in the footer of --help, and in the documents an indented line that
-begins with `halfstep` or `build/apps/halfstep`, or `source <(halfstep`; a backslash at its end joins the next line. bash
-runs them, those of each source one after the other in a folder of their own, so that each finds what the one before it
-has written. What is changed in them:
+begins with `halfstep` or `build/apps/halfstep`, or `source <(halfstep`; a backslash at its end joins the next line.
+bash runs them, those of each source one after the other in a folder of their own, so that each finds what the one
+before it has written. What is changed in them:
   - SHORTER: flags at the end that make networks small and trainings short;
   - GIVEN: a folder or file that an example reads and that no example before it has written is made beforehand;
   - without Debian's Fashion-MNIST, the flag --data with a small data set.

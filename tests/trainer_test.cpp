@@ -39,6 +39,17 @@ TEST_CASE("errors in configurations name the key and a way out") {
   CHECK(error(R"({"trian": {}})") == "[config] my.json: unknown key 'trian'; did you mean 'train'?");
   CHECK(contains(error(R"({"train": {"batch_size": "many"}})"),
                  "expected a number as the value of 'batch_size', got \"many\""));
+  CHECK(contains(error(R"({"train": {"batch_size": true}})"),
+                 "expected a number as the value of 'batch_size'"));
+  CHECK(contains(error(R"({"train": {"batch_size": 2.5}})"),
+                 "expected a whole number as the value of 'batch_size'"));
+  CHECK(contains(error(R"({"train": {"seed": -1}})"),
+                 "expected a whole number, at least 0, as the value of 'seed'"));
+  CHECK(contains(error(R"({"train": {"flip": 1}})"), "expected true or false as the value of 'flip', got 1"));
+  CHECK(contains(error(R"({"train": {"learning_rate": true}})"), "expected a number"));
+  CHECK(contains(error(R"({"model": {"channel_multipliers": [1, 2.5]}})"), "expected a list of numbers"));
+  CHECK(error(R"({"train": {"zebra": 1}})") == "[config] my.json, section 'train': unknown key 'zebra'");
+  CHECK(config_from_json(R"({"train": {"max_steps": 1e3}})", "my.json").train.max_steps == 1000);
   CHECK(contains(error(R"({"train": {"loss": "l2"}})"), "'loss'"));
   CHECK(contains(error(R"({"train": {"batch_size": 0}})"), "expected batch_size >= 1, got 0"));
   CHECK(contains(error(R"({"train": {"ema_decay": 1}})"), "expected ema_decay < 1"));
