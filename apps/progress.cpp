@@ -86,6 +86,10 @@ void ProgressDisplay::show(const Progress& p) {
   const std::string loss = fmt::format("loss {:.4f}", p.loss);
   const std::string rate = fmt::format("{:.4g} images/s", p.images_per_second);
   const std::string left = format_seconds(p.seconds_left) + " left";
+  // Of all halvings, where more than this one are left.
+  const std::string all = p.chain_seconds_left > p.seconds_left
+                              ? fmt::format("({} in all)", format_seconds(p.chain_seconds_left))
+                              : "";
   const std::string skipped = p.skipped > 0 ? fmt::format("{} skipped", p.skipped) : "";
   const size_t width = terminal_width() - 1;  // in its last column a terminal may begin a new line
   // fputs, because fmt::print throws where nobody reads; a training goes on without its display.
@@ -96,7 +100,8 @@ void ProgressDisplay::show(const Progress& p) {
                             {loss, 3},
                             {rate, 4},
                             {left, 1},
-                            {skipped, 5}},
+                            {all, 5},
+                            {skipped, 6}},
                            " ", width);
     const size_t length = line.size();
     line.resize(std::max(length, std::min(drawn_, width)), ' ');  // covers the longer line before
@@ -109,7 +114,8 @@ void ProgressDisplay::show(const Progress& p) {
                                   {fmt::format("lr {:.2e}", p.learning_rate), 3},
                                   {rate, 2},
                                   {left, 1},
-                                  {skipped, 4}},
+                                  {all, 4},
+                                  {skipped, 5}},
                                  "  ", width);
     std::fputs((line + '\n').c_str(), stderr);
   }
