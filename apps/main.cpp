@@ -66,9 +66,9 @@ int run(int argc, char** argv) {
   program.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   program.set_version_flag("--version", "halfstep " HALFSTEP_VERSION, "show the version");
   program.footer(kFooter);
-  const std::vector<Command> commands{add_train(program),    add_distill(program), add_sample(program),
-                                      add_predict(program),  add_info(program),    add_demo(program),
-                                      add_gradcheck(program)};
+  const std::vector<Command> commands{add_train(program),     add_distill(program), add_sample(program),
+                                      add_predict(program),   add_info(program),    add_demo(program),
+                                      add_gradcheck(program), add_plot(program),    add_report(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 
-SUBCOMMANDS = ("train", "distill", "sample", "predict", "info", "demo", "gradcheck")
+SUBCOMMANDS = ("train", "distill", "sample", "predict", "info", "demo", "gradcheck", "plot", "report")
 SIDE, COUNT, CLASSES = 8, 64, 3
 TINY = {
     "model": {"channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "groups": 4},
