@@ -133,6 +133,19 @@ Figure figure_of(const std::string& where, const RunFolder& run, int64_t smooth)
     panel.log = panel.y.low > 0 && panel.y.high > q.log_from * panel.y.low;
     figure.panels.push_back(std::move(panel));
   }
+  for (const auto& [title, value] : {std::pair{"Distance to data", &Evaluation::distance_to_data},
+                                     std::pair{"Distance to teacher", &Evaluation::distance_to_teacher}}) {
+    Panel panel{title, false, {}, {}};
+    for (size_t i = 0; i < logs.size(); ++i) {
+      Curve& curve = panel.curves.emplace_back();
+      for (const Evaluation& evaluation : logs[i]->evaluations) {
+        if (!std::isfinite(evaluation.*value)) continue;  // not measured is no gap
+        curve.reports.push_back({figure.starts[i] + static_cast<double>(evaluation.step), evaluation.*value});
+        panel.y.add(evaluation.*value);
+      }
+    }
+    if (!panel.y.empty()) figure.panels.push_back(std::move(panel));
+  }
   return figure;
 }
 
@@ -347,33 +360,44 @@ const std::vector<StageColour>& stage_colours() {
 
 std::string draw_curves(const std::string& where, const RunFolder& run, PictureFormat format,
                         int64_t smooth) {
+  // Pixels of the PNG: the head of the picture, a row with its title, and its panel.
+  constexpr int kWidth = 1600, kHead = 100, kRow = 450, kTitle = 30, kPanel = 335;
   const Figure figure = figure_of(where, run, smooth);
   const Look look = paper_look();
   const bool chain = figure.stages.size() > 1;
+  const auto rows = static_cast<int>(figure.panels.size() + 1) / 2;
+  const int height = kHead + rows * kRow;
+  const auto screen = [&](int from_top) { return 1 - static_cast<double>(from_top) / height; };
   std::string script =
       format == PictureFormat::png
-          ? "set terminal pngcairo noenhanced rounded size 1600,1000 fontscale 1.15 linewidth 1.6 "
-            "font 'Sans,13' background rgb '#ffffff'\n"
-          : "set terminal svg noenhanced rounded size 1200,750 dynamic linewidth 1.1 font "
-            "'Helvetica Neue,Helvetica,Arial,sans-serif,14' background rgb '#ffffff'\n";
+          ? fmt::format(
+                "set terminal pngcairo noenhanced rounded size {},{} fontscale 1.15 linewidth 1.6 "
+                "font 'Sans,13' background rgb '#ffffff'\n",
+                kWidth, height)
+          : fmt::format(
+                "set terminal svg noenhanced rounded size {},{} dynamic linewidth 1.1 font "
+                "'Helvetica Neue,Helvetica,Arial,sans-serif,14' background rgb '#ffffff'\n",
+                kWidth * 3 / 4, height * 3 / 4);
   script += common_script(look);
   script += "set multiplot\n";
-  script += fmt::format("set label 1 {} at screen 0.055, screen 0.965 left font ',17' textcolor rgb '{}'\n",
-                        quoted(run.name), look.ink);
+  script += fmt::format("set label 1 {} at screen 0.055, screen {} left font ',17' textcolor rgb '{}'\n",
+                        quoted(run.name), screen(35), look.ink);
   for (size_t i = 0; i < figure.panels.size(); ++i) {
-    const double left = i % 2 == 0 ? 0.055 : 0.555, top = i < 2 ? 0.87 : 0.42;
+    const double left = i % 2 == 0 ? 0.055 : 0.555;
+    const int top = kHead + kTitle + static_cast<int>(i) / 2 * kRow;
     script += fmt::format("set lmargin at screen {}\nset rmargin at screen {}\n", left, left + 0.425);
-    script += fmt::format("set tmargin at screen {}\nset bmargin at screen {}\n", top, top - 0.335);
+    script += fmt::format("set tmargin at screen {}\nset bmargin at screen {}\n", screen(top),
+                          screen(top + kPanel));
     script += fmt::format("set label 2 {} at graph 0, graph 1.07 left font ',14' textcolor rgb '{}'\n",
                           quoted(title_of(figure.panels[i])), look.ink);
-    if (i >= 2)
+    if (i + 2 >= figure.panels.size())
       script += fmt::format("set xlabel {} textcolor rgb '{}'\n",
                             quoted(chain ? "updates, one stage after the other" : "updates"), look.muted);
     if (i == 0 && chain)
       script += fmt::format(
-          "set key at screen 0.985, screen 0.985 right top horizontal maxrows {} reverse Left samplen 1.5 "
+          "set key at screen 0.985, screen {} right top horizontal maxrows {} reverse Left samplen 1.5 "
           "width 1 textcolor rgb '{}'\n",
-          figure.stages.size() > 6 ? 2 : 1, look.ink);
+          screen(15), figure.stages.size() > 6 ? 2 : 1, look.ink);
     script += panel_script(figure, figure.panels[i], look, i == 0 && chain);
     script += "unset key\nunset label 1\n";
   }

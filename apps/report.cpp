@@ -11,6 +11,7 @@
 #include "apps/report_page.h"
 #include "diffusion/checkpoint.h"
 #include "diffusion/event_file.h"
+#include "diffusion/images.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
 
@@ -23,22 +24,11 @@ namespace fs = std::filesystem;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr size_t kPicturesOfStage = 9;  ///< more are thinned out
 
-// Files of other releases may lack a value, or have another in its place; a report then says nothing about
-// it.
-
-const Json& at(const Json& json, const char* key) {
-  static const Json kNothing;
-  const auto found = json.is_object() ? json.find(key) : json.end();
-  return json.is_object() && found != json.end() ? *found : kNothing;
-}
 double number_at(const Json& json, const char* key) {
-  return at(json, key).is_number() ? at(json, key).get<double>() : kNaN;
+  return value_at(json, key).is_number() ? value_at(json, key).get<double>() : kNaN;
 }
 int64_t count_at(const Json& json, const char* key) {
-  return at(json, key).is_number_integer() ? at(json, key).get<int64_t>() : 0;
-}
-std::string text_at(const Json& json, const char* key) {
-  return at(json, key).is_string() ? at(json, key).get<std::string>() : std::string();
+  return value_at(json, key).is_number_integer() ? value_at(json, key).get<int64_t>() : 0;
 }
 
 /// A picture of a file; without bytes if there is none.
@@ -46,18 +36,10 @@ ReportPicture picture_of(const std::string& path, std::string caption) {
   ReportPicture picture;
   picture.caption = std::move(caption);
   if (!fs::is_regular_file(path)) return picture;
-  std::string bytes = read_file(path);
-  constexpr size_t kSizes = 16, kHead = 24;  // bytes before width and height, and up to their end
-  require(bytes.starts_with("\x89PNG\r\n\x1a\n") && bytes.size() > kHead, "report",
-          "expected a PNG file, got '{}' with something else; remove it", path);
-  const auto size_at = [&](size_t begin) {
-    int value = 0;
-    for (size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(bytes[begin + i]);
-    return value;
-  };
-  picture.width = size_at(kSizes);
-  picture.height = size_at(kSizes + 4);
-  picture.png = std::move(bytes);
+  picture.png = read_file(path);
+  const PngHead head = read_png_head(picture.png, path);
+  picture.width = head.width;
+  picture.height = head.height;
   return picture;
 }
 
@@ -96,7 +78,7 @@ ReportStage stage_of(const RunFolder& run, const StageLog& log, const Json& entr
   ReportStage stage;
   stage.name = log.name;
   stage.status = text_at(entry, "status");
-  const Json& past = at(config, "history");
+  const Json& past = value_at(config, "history");
   const Json history = past.is_array() && !past.empty() ? past.back() : Json();
   const Json& source = entry.is_null() ? history : entry;
   stage.teacher_steps = count_at(source, "teacher_steps");
@@ -104,12 +86,12 @@ ReportStage stage_of(const RunFolder& run, const StageLog& log, const Json& entr
   stage.step = std::max(count_at(entry, "step"),
                         log.reports.empty() ? count_at(config, "step") : log.reports.back().step);
   stage.max_steps =
-      entry.is_null() ? count_at(at(config, "train"), "max_steps") : count_at(entry, "max_steps");
+      entry.is_null() ? count_at(value_at(config, "train"), "max_steps") : count_at(entry, "max_steps");
   stage.loss = number_at(source, "final_loss");
   if (!std::isfinite(stage.loss) && !log.reports.empty()) stage.loss = log.reports.back().loss;
   stage.seconds = number_at(entry, "seconds");
   if (!std::isfinite(stage.seconds))
-    stage.seconds = training_time(log.reports, count_at(at(config, "train"), "batch_size")).seconds;
+    stage.seconds = training_time(log.reports, count_at(value_at(config, "train"), "batch_size")).seconds;
   const auto distance = [&](const char* key, double Evaluation::*value) {
     return std::isfinite(number_at(entry, key)) ? number_at(entry, key) : last_distance(log, value);
   };
@@ -150,7 +132,7 @@ Report report_of(const RunFolder& run) {
   Json config;  // of the last stage that has one
   for (const StageLog& log : run.stages) {
     Json entry;
-    for (const Json& stage : at(run.manifest, "stages"))
+    for (const Json& stage : value_at(run.manifest, "stages"))
       if (stage["name"] == log.name) entry = stage;
     const Json stage_config = newest_config(log.folder);
     if (!stage_config.is_null()) config = stage_config;
@@ -159,17 +141,17 @@ Report report_of(const RunFolder& run) {
   }
   report.status = overall_status(report.stages);
   if (!run.manifest.is_null()) {
-    const Json& data = at(run.manifest, "data");
+    const Json& data = value_at(run.manifest, "data");
     report.data = text_at(data, "name");
     if (count_at(data, "images") > 0) report.data += fmt::format(", {} images", count_at(data, "images"));
-    if (at(run.manifest, "commands").is_array()) report.commands = at(run.manifest, "commands");
-    report.teacher = at(run.manifest, "teacher");
-    config = at(run.manifest, "config");
+    if (value_at(run.manifest, "commands").is_array()) report.commands = value_at(run.manifest, "commands");
+    report.teacher = value_at(run.manifest, "teacher");
+    config = value_at(run.manifest, "config");
   } else {
     report.data = text_at(config, "data");
   }
-  report.model = at(config, "model");
-  report.train = at(config, "train");
+  report.model = value_at(config, "model");
+  report.train = value_at(config, "train");
   // What the demo draws.
   for (const auto& [name, caption] :
        {std::pair{"grid.png", "Teacher and students, the same noise in each column"},

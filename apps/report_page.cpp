@@ -173,12 +173,6 @@ std::string number(double value, int digits) {
 
 std::string time_text(double seconds) { return seconds > 0 ? format_seconds(seconds) : kUnknown; }
 
-std::string text_at(const Json& json, const char* key) {
-  const auto found = json.is_object() ? json.find(key) : json.end();
-  if (!json.is_object() || found == json.end() || found->is_null()) return {};
-  return found->is_string() ? found->get<std::string>() : found->dump();
-}
-
 /// "2026-11-25T15:00:00Z" as people read it.
 std::string moment(const std::string& time) {
   return time.size() == 20 && time[10] == 'T' && time[19] == 'Z'
@@ -442,6 +436,18 @@ std::string style() {
 }
 
 }  // namespace
+
+const Json& value_at(const Json& json, const char* key) {
+  static const Json kNothing;
+  if (!json.is_object()) return kNothing;
+  const auto found = json.find(key);
+  return found == json.end() ? kNothing : *found;
+}
+
+std::string text_at(const Json& json, const char* key) {
+  const Json& value = value_at(json, key);
+  return value.is_null() ? "" : value.is_string() ? value.get<std::string>() : value.dump();
+}
 
 std::string distance_text(double distance) {
   return distance >= 0.1 ? fmt::format("{:.2f}", distance) : number(distance, 3);

@@ -14,8 +14,16 @@ struct ReportPicture {
   std::string caption;
   std::vector<std::string> details;  ///< lines below the caption
   std::string png;                   ///< the bytes of the file; empty: it is not there
-  int width = 0, height = 0;
+  int64_t width = 0, height = 0;
 };
+
+// Files of other releases may lack a value, or have another in its place; a report then says nothing about
+// it.
+
+/// json[key]; null if `json` is no object or has no such key.
+const Json& value_at(const Json& json, const char* key);
+/// The same as a text, numbers and lists as JSON writes them; empty for null.
+std::string text_at(const Json& json, const char* key);
 
 /// What a report says of a stage. Numbers are NaN where they are not known, texts empty, counts 0.
 struct ReportStage {

@@ -87,10 +87,13 @@ StageLog read_stage(std::string name, const std::string& folder) {
 /// The runs in a folder that has no manifest: names with the more sampling steps first.
 std::vector<std::string> folders_of_chain(const std::string& path) {
   std::vector<std::string> students;
-  for (const auto& entry : fs::directory_iterator(path)) {
+  std::error_code error;
+  for (fs::directory_iterator at(path, error), end; !error && at != end; at.increment(error)) {
+    const fs::directory_entry& entry = *at;
     const std::string name = entry.path().filename().string();
     if (name.starts_with("student-") && fs::exists(entry.path() / "log.jsonl")) students.push_back(name);
   }
+  require(!error, "run", "cannot list '{}': {}; check the permissions of the folder", path, error.message());
   std::sort(students.begin(), students.end(), [](const std::string& a, const std::string& b) {
     return a.size() != b.size() ? a.size() > b.size() : a > b;  // as numbers
   });

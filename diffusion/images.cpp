@@ -166,6 +166,25 @@ void write_grid(const std::string& path, const Tensor& images, const GridOptions
   canvas.save(path);
 }
 
+PngHead read_png_head(std::string_view png, const std::string& source) {
+  // Signature, length and name of the first chunk; its width, height, bit depth and colour type.
+  constexpr std::string_view kBegin("\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 16);
+  constexpr size_t kColourType = 25;
+  require(png.starts_with(kBegin) && png.size() > kColourType, "image",
+          "expected a PNG file, got '{}' with something else", source);
+  const auto number_at = [&](size_t begin) {
+    int64_t value = 0;
+    for (size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(png[begin + i]);
+    return value;
+  };
+  const int colour = png[kColourType];
+  return {number_at(kBegin.size()), number_at(kBegin.size() + 4),
+          colour == 2   ? 3
+          : colour == 4 ? 2
+          : colour == 6 ? 4
+                        : 1};
+}
+
 void write_rows(const std::string& path, const std::vector<LabelledRow>& rows, const std::string& title,
                 const GridOptions& options) {
   require(!rows.empty(), "image", "expected at least one row of images");

@@ -169,6 +169,20 @@ def test_chain(folder):
           "stages that have begun", words)
 
 
+def test_distances(folder):
+    """Distances of evaluations have a row of their own; a step without one is no gap."""
+    write_stage(folder / "run", "train", grids=(50, 100, 200, 250, 400))
+    picture = Picture(folder / "run")
+    check({"Distance to data", "Distance to teacher"} <= set(picture.words), "two panels more", picture.words)
+    check(picture.moves() == [1, 1, 1, 1, 1, 1], "six unbroken curves", picture.moves())
+    plot(folder / "run")
+    check(png_size((folder / "run/curves.png").read_bytes()) == (1600, 1450), "a row more")
+    write_stage(folder / "run", "train", grids=(50,))
+    picture = Picture(folder / "run")
+    check("Distance to data" in picture.words and "Distance to teacher" not in picture.words and len(picture.dots) == 1,
+          "a single evaluation", picture.words)
+
+
 def test_names(folder):
     """Names are shown as they are."""
     name = "it's <b> & \"_x_\" {/*2 µ} \\n"
@@ -248,7 +262,7 @@ if __name__ == "__main__":
         print("skipped: gnuplot is not installed")
         sys.exit(77)
     for test in (test_default, test_out_and_json, test_axes, test_gaps, test_single_point, test_smooth, test_chain,
-                 test_names, test_logs, test_refusals):
+                 test_distances, test_names, test_logs, test_refusals):
         with tempfile.TemporaryDirectory(prefix="halfstep-test-") as work:
             try:
                 test(pathlib.Path(work))

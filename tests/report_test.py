@@ -131,7 +131,7 @@ def test_chain(folder):
     check(rows[3] == ["student-1", "waiting", "2 → 1", "0 of 400", "–", "–", "–", "–", "–"], "a waiting stage", rows[3])
     check(text.count("the model above ✓") == 3 and "not the model above" not in text, "lineage")
     check(len(page.images) == 8 + 8 + 5, "all pictures", len(page.images))
-    check(page.tags.count("svg") == 4, "four curves")
+    check(page.tags.count("svg") == 6 and "Distance to teacher" in text, "four curves and two distances")
     found = json.loads(run("report", folder / "students", "--json").stdout)
     check(found["status"] == "running" and [s["pictures"] for s in found["stages"]] == [8, 8, 5, 0], "--json", found)
     check(found["stages"][1]["distance_to_data"] == 2.5 and found["stages"][3]["final_loss"] is None, "--json", found)
@@ -154,7 +154,7 @@ def test_history(folder):
     check(len(page.images) == 8 and "train, step 400: not there" in " ".join(page.text), "a missing picture")
     (folder / "run/samples/step-00000400.png").write_bytes(b"GIF89a")
     result = run("report", folder / "run")
-    check(result.returncode == 1 and "[report] expected a PNG file, got" in result.stderr
+    check(result.returncode == 1 and "[image] expected a PNG file, got" in result.stderr
           and "step-00000400.png" in result.stderr, "another file", result.stderr)
 
 
