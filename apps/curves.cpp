@@ -372,6 +372,7 @@ std::string draw_curves(const std::string& where, const RunFolder& run, PictureF
       format == PictureFormat::png
           ? fmt::format(
                 "set terminal pngcairo noenhanced rounded size {},{} fontscale 1.15 linewidth 1.6 "
+                "pointscale 1.5 "
                 "font 'Sans,13' background rgb '#ffffff'\n",
                 kWidth, height)
           : fmt::format(
@@ -395,9 +396,9 @@ std::string draw_curves(const std::string& where, const RunFolder& run, PictureF
                             quoted(chain ? "updates, one stage after the other" : "updates"), look.muted);
     if (i == 0 && chain)
       script += fmt::format(
-          "set key at screen 0.985, screen {} right top horizontal maxrows {} reverse Left samplen 1.5 "
+          "set key at screen 0.985, screen {} right top horizontal maxcols {} reverse Left samplen 1.5 "
           "width 1 textcolor rgb '{}'\n",
-          screen(15), figure.stages.size() > 6 ? 2 : 1, look.ink);
+          screen(15), std::min<size_t>(figure.stages.size(), 6), look.ink);
     script += panel_script(figure, figure.panels[i], look, i == 0 && chain);
     script += "unset key\nunset label 1\n";
   }
