@@ -14,6 +14,7 @@
 #include "diffusion/distill.h"
 #include "diffusion/images.h"
 #include "diffusion/model.h"
+#include "diffusion/trainer.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
 
@@ -84,7 +85,7 @@ void measure(Plan& plan, const Dataset& data, Device& device, const std::atomic<
   const auto seconds_of = [&](Trainer& trainer, BatchSource& batches, const auto& update) {
     const double start = now();
     update(batches.batch(trainer.step()));
-    trainer.take_mean_loss();  // waits for the device
+    trainer.mean_loss();  // waits for the device
     if (stop) throw Interrupted("demo", "stopped while measuring; nothing is lost, start again");
     return now() - start;
   };

@@ -14,7 +14,8 @@ Config demo_config() {
   unet.num_res_blocks = 1;
   unet.attention_resolutions = {7};
   unet.groups = 8;
-  // All shoes of Fashion-MNIST point to the left: mirrored ones would be pictures that the data set does not have.
+  // All shoes of Fashion-MNIST point to the left: mirrored ones would be pictures that the data set does not
+  // have.
   config.train.flip = false;
   // Twice the updates of batch 64: after a few minutes that is worth more than quieter gradients.
   config.train.batch_size = 32;

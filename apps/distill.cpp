@@ -5,6 +5,7 @@
 
 #include "apps/commands.h"
 #include "apps/progress.h"
+#include "diffusion/manifest.h"
 #include "tensor/error.h"
 
 namespace halfstep {
@@ -18,7 +19,7 @@ struct DistillCommand {
   std::string teacher, out;
   std::optional<int64_t> from_steps;
   int64_t to_steps = 1;
-  bool resume = false;
+  bool resume = false, print_config = false;
 
   void run() const;
 };
@@ -41,7 +42,16 @@ void DistillCommand::run() const {
   halvings(from, to_steps);  // a wrong number should not wait for the data
   Config defaults = first.info.config;
   defaults.train = distillation_defaults(defaults.train);
+  // A chain keeps its settings when it goes on, unless flags change them.
+  if (const auto before = resume ? read_manifest(out) : std::nullopt) {
+    defaults.train = before->config.train;
+    defaults.distill = before->config.distill;
+  }
   const Config config = settings.over(defaults);
+  if (print_config) {
+    fmt::print("{}", config_to_json(config));
+    return;
+  }
   require_same_model(first.info.config, config);
   const Dataset dataset = data.load();
   if (dataset.name != first.info.data)
@@ -54,23 +64,33 @@ void DistillCommand::run() const {
                                     .resume = resume,
                                     .device = &device,
                                     .on_progress = [&](const Progress& p) { display.show(p); },
-                                    .stop = &catch_interrupt()});
-  Json students = Json::array();
-  for (const int64_t num_steps : halvings(from, to_steps)) {
-    const Checkpoint student = load_checkpoint(fmt::format("{}/student-{}", out, num_steps));
-    students.push_back({{"num_steps", num_steps},
-                        {"updates", student.info.step},
-                        {"final_loss", student.info.history.back().final_loss},
-                        {"checkpoint", student.path}});
-  }
+                                    .stop = &catch_interrupt(),
+                                    .command = command_line(),
+                                    .program = program_version()});
+  const Manifest manifest = read_manifest(out).value_or(Manifest{});
   if (general.json) {
+    Json students = Json::array();
+    const auto or_null = [](const auto& value) { return value ? Json(*value) : Json(); };
+    for (const ManifestStage& s : manifest.stages)
+      students.push_back({{"num_steps", s.num_steps},
+                          {"updates", s.step},
+                          {"final_loss", or_null(s.final_loss)},
+                          {"distance_to_teacher", or_null(s.distance_to_teacher)},
+                          {"distance_to_data", or_null(s.distance_to_data)},
+                          {"checkpoint", out + "/" + s.checkpoint.value_or("")}});
     fmt::print("{}\n", Json{{"checkpoint", path}, {"students", students}}.dump(2));
     return;
   }
-  for (const Json& s : students)
-    fmt::print("{:>4} steps  {:>7} updates  loss {:.5f}\n           {}\n", s["num_steps"].get<int64_t>(),
-               s["updates"].get<int64_t>(), s["final_loss"].get<double>(),
-               s["checkpoint"].get<std::string>());
+  const auto number = [](const std::optional<double>& value, const char* format) {
+    return value ? fmt::format(fmt::runtime(format), *value) : std::string("-");
+  };
+  fmt::print("{:>5} {:>8} {:>9}   distance to\n", "", "", "");
+  fmt::print("{:>5} {:>8} {:>9} {:>9} {:>9}  {}\n", "steps", "updates", "loss", "teacher", "data",
+             "checkpoint");
+  for (const ManifestStage& s : manifest.stages)
+    fmt::print("{:>5} {:>8} {:>9} {:>9} {:>9}  {}\n", s.num_steps, s.step, number(s.final_loss, "{:.5f}"),
+               number(s.distance_to_teacher, "{:.4f}"), number(s.distance_to_data, "{:.4f}"),
+               out + "/" + s.checkpoint.value_or(""));
 }
 
 }  // namespace
@@ -98,6 +118,14 @@ Command add_distill(CLI::App& program) {
       ->type_name("N")
       ->check(whole_number(1));
   command->data.add_to(app);
+  app.add_option_function<std::vector<std::string>>(
+         "--steps-of",
+         [command](const std::vector<std::string>& pairs) { command->settings.set_halving_steps(pairs); },
+         "updates of single halvings: --steps-of 2=1000,1=2000; the others take --max-steps")
+      ->type_name("N=K,...")
+      ->delimiter(',');
+  app.add_flag("--print-config", command->print_config,
+               "print the settings as a file for --config, and stop");
   app.add_flag("--resume", command->resume, "continue the halvings in --out, if there are any");
   command->settings.add_train_flags(app, false);
   command->general.add_to(app);

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "apps/commands.h"
-#include "diffusion/trainer.h"
+#include "diffusion/run.h"
 #include "tensor/error.h"
 #include "tensor/nearest.h"
 
@@ -61,10 +61,11 @@ int usage_error(const CLI::App& program, const std::string& message) {
 }
 
 int run(int argc, char** argv) {
+  set_command_line(argc, argv);
   CLI::App program(kDescription, "halfstep");
   program.formatter(std::make_shared<HelpFormatter>());
   program.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  program.set_version_flag("--version", "halfstep " HALFSTEP_VERSION, "show the version");
+  program.set_version_flag("--version", program_version(), "show the version");
   program.footer(kFooter);
   const std::vector<Command> commands{add_train(program),     add_distill(program), add_sample(program),
                                       add_predict(program),   add_info(program),    add_demo(program),

@@ -52,6 +52,25 @@ void fill_output_channels(Json& model, const Config& base) {
 
 }  // namespace
 
+namespace {
+std::string typed;
+}
+
+void set_command_line(int argc, char** argv) {
+  typed = "halfstep";
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
+    if (argument.empty() || argument.find_first_not_of(kPlain) != std::string::npos)
+      argument = "'" + CLI::detail::find_and_replace(argument, "'", "'\\''") + "'";
+    typed += " " + argument;
+  }
+}
+
+const std::string& command_line() { return typed; }
+
+std::string program_version() { return "halfstep " HALFSTEP_VERSION; }
+
 // --- general -----------------------------------------------------------------------------------------------
 
 void GeneralFlags::add_to(CLI::App& app) {
@@ -161,8 +180,9 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
   add<int64_t>(app, "--warmup-steps", train, "warmup_steps", "updates until the learning rate is reached");
   app.add_flag_function(
          "--anneal,!--no-anneal", [this, train](int64_t on) { given_[train]["anneal"] = on > 0; },
-         help_with_default("lower the learning rate linearly to 0, or not", train, "anneal"))
+         help_with_default("lower the learning rate to 0, or not", train, "anneal"))
       ->group("Settings");
+  add_name(app, "--anneal-shape", train, "anneal_shape", anneal_shape_by_name, "linear or cosine");
   add<double>(app, "--weight-decay", train, "weight_decay", "of AdamW");
   add<double>(app, "--max-grad-norm", train, "max_grad_norm", "gradients are clipped to this norm; 0: never");
   add<double>(app, "--ema-decay", train, "ema_decay",
@@ -179,9 +199,30 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
       ->type_name("S")
       ->check(whole_number(0))
       ->group("Settings");
+  add<int64_t>(app, "--micro-batches", train, "micro_batches",
+               "equal parts of a batch, one after the other: less memory");
   add<int64_t>(app, "--checkpoint-every", train, "checkpoint_every",
                "updates between two checkpoints; 0: one at the end");
+  add<int64_t>(app, "--keep", train, "keep", "newest checkpoints that are kept; 0: all");
   add<int64_t>(app, "--log-every", train, "log_every", "updates between two reports");
+  add<int64_t>(app, "--eval-every", train, "eval_every",
+               "updates between two evaluations (samples and their distance to the data); 0: none");
+  app.add_flag_function(
+         "--tensorboard,!--no-tensorboard",
+         [this, train](int64_t on) { given_[train]["tensorboard"] = on > 0; },
+         help_with_default("write event files for TensorBoard, too, or not", train, "tensorboard"))
+      ->group("Settings");
+}
+
+void SettingFlags::set_halving_steps(const std::vector<std::string>& pairs) {
+  for (const std::string& pair : pairs) {
+    const size_t equals = pair.find('=');
+    int64_t num_steps = 0, updates = 0;
+    require(equals != std::string::npos && CLI::detail::lexical_cast(pair.substr(0, equals), num_steps) &&
+                CLI::detail::lexical_cast(pair.substr(equals + 1), updates) && num_steps >= 1 && updates >= 1,
+            "distill", "expected N=K, the updates K of the student of N steps, got '{}'", pair);
+    given_["distill"]["max_steps"][std::to_string(num_steps)] = updates;
+  }
 }
 
 Config read_settings(const std::string& file, const Json& flags, const Config& base) {

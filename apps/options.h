@@ -23,6 +23,12 @@ struct Command {
 /// Exit codes of the program.
 enum ExitCode : int { kSuccess = 0, kFailure = 1, kUsageError = 2, kInterrupted = 130 };
 
+/// What the user typed, quoted as a shell would need it; set once by main(). For manifests.
+void set_command_line(int argc, char** argv);
+const std::string& command_line();
+/// "halfstep 0.1.0"
+std::string program_version();
+
 /// --device, --threads, --json.
 struct GeneralFlags {
   std::string device = "auto";
@@ -50,6 +56,9 @@ class SettingFlags {
   void add_teacher_flags(CLI::App& app);
   /// --config and what concerns the training. Help names the defaults of Config where they hold.
   void add_train_flags(CLI::App& app, bool show_defaults);
+
+  /// Updates of single halvings, as "2=1000". Throws Error for another form.
+  void set_halving_steps(const std::vector<std::string>& pairs);
 
   /// `base` with the values of the file and then of the flags.
   Config over(const Config& base) const { return read_settings(file_, given_, base); }

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstddef>
 
-#include "diffusion/trainer.h"
+#include "diffusion/run.h"
 
 namespace halfstep {
 

@@ -35,7 +35,7 @@ void TrainCommand::run() const {
   const Dataset dataset = data.load();
   const auto newest = resume ? newest_checkpoint(out) : std::nullopt;
   std::optional<CheckpointInfo> before;
-  if (newest) before = load_checkpoint(*newest).info;
+  if (newest) before = load_checkpoint_info(*newest);
   const Config config = settings.over(before ? before->config : for_pictures_of(dataset, {}));
   if (print_config) {
     fmt::print("{}", config_to_json(config));
@@ -49,8 +49,10 @@ void TrainCommand::run() const {
                                   .resume = resume,
                                   .device = &device,
                                   .on_progress = [&](const Progress& p) { display.show(p); },
-                                  .stop = &catch_interrupt()});
-  const CheckpointInfo info = load_checkpoint(path).info;
+                                  .stop = &catch_interrupt(),
+                                  .command = command_line(),
+                                  .program = program_version()});
+  const CheckpointInfo info = load_checkpoint_info(path);
   const double loss = info.history.back().final_loss;
   if (general.json) {
     fmt::print(

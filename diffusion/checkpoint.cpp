@@ -43,6 +43,7 @@ std::vector<std::pair<int64_t, std::string>> numbered_folders(const std::string&
 Json to_json(const CheckpointInfo& info) {
   Json json{{"format", kFormat},           {"version", kVersion}, {"step", info.step},
             {"num_steps", info.num_steps}, {"data", info.data},   {"history", Json::array()}};
+  if (info.stopped_early) json["stopped_early"] = true;
   for (const HistoryEntry& h : info.history)
     json["history"].push_back({{"teacher_steps", h.teacher_steps},
                                {"num_steps", h.num_steps},
@@ -51,13 +52,15 @@ Json to_json(const CheckpointInfo& info) {
   const Json config = to_json(info.config);
   json["model"] = config["model"];
   json["train"] = config["train"];
+  json["distill"] = config["distill"];
   return json;
 }
 
 CheckpointInfo info_from_json(const std::string& text, const std::string& source) {
   const Json json = parse_json(text, source);
   require_known_keys(json, source,
-                     {"format", "version", "step", "num_steps", "data", "history", "model", "train"});
+                     {"format", "version", "step", "num_steps", "data", "stopped_early", "history", "model",
+                      "train", "distill"});
   std::string format;
   int version = 0;
   read_field(json, source, "format", format);
@@ -70,6 +73,7 @@ CheckpointInfo info_from_json(const std::string& text, const std::string& source
   read_field(json, source, "step", info.step);
   read_field(json, source, "num_steps", info.num_steps);
   read_field(json, source, "data", info.data);
+  read_field(json, source, "stopped_early", info.stopped_early);
   for (const Json& entry : json.value("history", Json::array())) {
     require_known_keys(entry, source, {"teacher_steps", "num_steps", "updates", "final_loss"});
     HistoryEntry h;
@@ -81,7 +85,7 @@ CheckpointInfo info_from_json(const std::string& text, const std::string& source
     info.history.push_back(h);
   }
   Json config = Json::object();
-  for (const char* section : {"model", "train"})
+  for (const char* section : {"model", "train", "distill"})
     if (json.contains(section)) config[section] = json[section];
   read_json(config, source, info.config);
   info.config.validate();
@@ -107,6 +111,12 @@ std::optional<std::string> newest_checkpoint(const std::string& run) {
   return found.empty() ? std::nullopt : std::optional(found.back().second);
 }
 
+void prune_checkpoints(const std::string& run, int64_t keep) {
+  if (keep == 0) return;
+  const auto found = numbered_folders(run, "step-");
+  for (size_t i = 0; i + static_cast<size_t>(keep) < found.size(); ++i) remove_folder(found[i].second);
+}
+
 std::string resolve_checkpoint(const std::string& path) {
   require(fs::is_directory(path), "checkpoint", "expected a checkpoint or run folder, got '{}', which is {}",
           path, fs::exists(path) ? "not a folder" : "not there");
@@ -123,9 +133,13 @@ std::string resolve_checkpoint(const std::string& path) {
 
 Checkpoint load_checkpoint(const std::string& path, Device& device) {
   const std::string folder = resolve_checkpoint(path);
-  const std::string config = folder + "/config.json";
-  return {info_from_json(read_file(config), config),
-          read_safetensors(folder + "/model.safetensors", device).tensors, folder};
+  return {load_checkpoint_info(folder), read_safetensors(folder + "/model.safetensors", device).tensors,
+          folder};
+}
+
+CheckpointInfo load_checkpoint_info(const std::string& path) {
+  const std::string config = resolve_checkpoint(path) + "/config.json";
+  return info_from_json(read_file(config), config);
 }
 
 TensorMap load_checkpoint_state(const std::string& path, Device& device) {

@@ -30,9 +30,10 @@ struct HistoryEntry {
 /// What config.json says.
 struct CheckpointInfo {
   Config config;
-  int64_t step = 0;       ///< updates done in the present stage
-  int64_t num_steps = 0;  ///< sampling steps that the weights were distilled for; 0: any (a teacher)
-  std::string data;       ///< name of the data set
+  int64_t step = 0;            ///< updates done in the present stage
+  int64_t num_steps = 0;       ///< sampling steps that the weights were distilled for; 0: any (a teacher)
+  std::string data;            ///< name of the data set
+  bool stopped_early = false;  ///< the stage ended before max_steps, by TrainConfig::patience
   std::vector<HistoryEntry> history;
 };
 
@@ -54,8 +55,13 @@ std::string resolve_checkpoint(const std::string& path);
 /// The newest checkpoint directly in a run folder, if there is one. A folder that does not exist has none.
 std::optional<std::string> newest_checkpoint(const std::string& run);
 
+/// Removes all but the newest `keep` checkpoints directly in a run folder; 0 keeps all. Throws Error.
+void prune_checkpoints(const std::string& run, int64_t keep);
+
 /// Reads info and weights. Throws Error for missing, foreign or damaged files.
 Checkpoint load_checkpoint(const std::string& path, Device& device = cpu_device());
+/// Only what config.json says. Throws Error as load_checkpoint does.
+CheckpointInfo load_checkpoint_info(const std::string& path);
 /// state.safetensors of a checkpoint folder.
 TensorMap load_checkpoint_state(const std::string& path, Device& device = cpu_device());
 

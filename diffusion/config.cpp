@@ -1,6 +1,7 @@
 #include "diffusion/config.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "diffusion/internal/json.h"
@@ -54,6 +55,7 @@ void train_fields(Self& t, Visitor&& visit) {
   visit("learning_rate", t.learning_rate);
   visit("warmup_steps", t.warmup_steps);
   visit("anneal", t.anneal);
+  visit("anneal_shape", t.anneal_shape);
   visit("adam_beta1", t.adam.beta1);
   visit("adam_beta2", t.adam.beta2);
   visit("adam_eps", t.adam.eps);
@@ -63,26 +65,48 @@ void train_fields(Self& t, Visitor&& visit) {
   visit("ema_decay", t.ema_decay);
   visit("ema_warmup", t.ema_warmup);
   visit("flip", t.flip);
+  visit("micro_batches", t.micro_batches);
+  visit("recompute_blocks", t.recompute_blocks);
+  visit("data_threads", t.data_threads);
   visit("seed", t.seed);
   visit("checkpoint_every", t.checkpoint_every);
+  visit("keep", t.keep);
   visit("log_every", t.log_every);
+  visit("eval_every", t.eval_every);
+  visit("eval_samples", t.eval_samples);
+  visit("eval_steps", t.eval_steps);
+  visit("patience", t.patience);
+  visit("min_improvement", t.min_improvement);
+  visit("tensorboard", t.tensorboard);
 }
 
-/// Values as JSON sees them: enumerations are names.
+template <class Self, class Visitor>
+void distill_fields(Self& d, Visitor&& visit) {
+  visit("max_steps", d.max_steps);
+}
+
+using NumberByStep = std::map<int64_t, int64_t>;
+
+/// Values as JSON sees them: enumerations are names, numbers that are keys are texts.
 struct Writer {
   Json& json;
   template <class T>
   void operator()(const char* key, const T& value) const {
-    if constexpr (std::is_enum_v<T>)
+    if constexpr (std::is_enum_v<T>) {
       json[key] = std::string(name_of(value));
-    else
+    } else if constexpr (std::is_same_v<T, NumberByStep>) {
+      json[key] = Json::object();
+      for (const auto& [num_steps, number] : value) json[key][std::to_string(num_steps)] = number;
+    } else {
       json[key] = value;
+    }
   }
 };
 
 void by_name(const std::string& name, Prediction& value) { value = prediction_by_name(name); }
 void by_name(const std::string& name, LossWeight& value) { value = loss_weight_by_name(name); }
 void by_name(const std::string& name, EmaWarmup& value) { value = ema_warmup_by_name(name); }
+void by_name(const std::string& name, AnnealShape& value) { value = anneal_shape_by_name(name); }
 void by_name(const std::string& name, LogsnrInput& value) { value = logsnr_input_by_name(name); }
 
 struct Reader {
@@ -97,6 +121,18 @@ struct Reader {
         by_name(name, value);
       } catch (const Error& e) {
         fail("config", "{}: '{}': {}", source, key, e.what());
+      }
+    } else if constexpr (std::is_same_v<T, NumberByStep>) {
+      std::map<std::string, int64_t> numbers;
+      for (const auto& [num_steps, number] : value) numbers[std::to_string(num_steps)] = number;
+      read_field(json, source, key, numbers);
+      value.clear();
+      for (const auto& [text, number] : numbers) {
+        int64_t num_steps = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), num_steps);
+        require(error == std::errc() && end == text.data() + text.size(), "config",
+                "{}: expected numbers of steps as the keys of '{}', got '{}'", source, key, text);
+        value[num_steps] = number;
       }
     } else {
       read_field(json, source, key, value);
@@ -142,16 +178,18 @@ void require_known_keys(const Json& json, const std::string& source, const std::
 }
 
 Json to_json(const Config& config) {
-  Json json{{"model", Json::object()}, {"train", Json::object()}};
+  Json json{{"model", Json::object()}, {"train", Json::object()}, {"distill", Json::object()}};
   model_fields(config.model, Writer{json["model"]});
   train_fields(config.train, Writer{json["train"]});
+  distill_fields(config.distill, Writer{json["distill"]});
   return json;
 }
 
 void read_json(const Json& json, const std::string& source, Config& config) {
-  require_known_keys(json, source, {"model", "train"});
+  require_known_keys(json, source, {"model", "train", "distill"});
   read_section(json, source, "model", [&](auto&& visit) { model_fields(config.model, visit); });
   read_section(json, source, "train", [&](auto&& visit) { train_fields(config.train, visit); });
+  read_section(json, source, "distill", [&](auto&& visit) { distill_fields(config.distill, visit); });
 }
 
 Config config_from_json(const std::string& text, const std::string& source, const Config& base) {
@@ -195,7 +233,22 @@ void Config::validate() const {
   at_least("max_grad_norm", train.adam.max_grad_norm, 0);
   below_one("ema_decay", train.ema_decay);
   at_least("checkpoint_every", static_cast<double>(train.checkpoint_every), 0);
+  at_least("keep", static_cast<double>(train.keep), 0);
   at_least("log_every", static_cast<double>(train.log_every), 1);
+  at_least("micro_batches", static_cast<double>(train.micro_batches), 1);
+  require(train.batch_size % train.micro_batches == 0, "config",
+          "expected a batch_size that micro_batches divides, got {} and {}", train.batch_size,
+          train.micro_batches);
+  at_least("data_threads", static_cast<double>(train.data_threads), 0);
+  at_least("eval_every", static_cast<double>(train.eval_every), 0);
+  at_least("eval_samples", static_cast<double>(train.eval_samples), 2);
+  at_least("eval_steps", static_cast<double>(train.eval_steps), 1);
+  at_least("patience", static_cast<double>(train.patience), 0);
+  below_one("min_improvement", train.min_improvement);
+  for (const auto& [num_steps, updates] : distill.max_steps)
+    require(num_steps >= 1 && updates >= 1, "config",
+            "expected numbers of steps and updates >= 1 in distill.max_steps, got {}: {}", num_steps,
+            updates);
 }
 
 }  // namespace halfstep

@@ -151,7 +151,7 @@ std::vector<uint8_t> to_pixels(const Tensor& x) {
   return pixels;
 }
 
-void write_grid(const std::string& path, const Tensor& images, const GridOptions& options) {
+PictureSize write_grid(const std::string& path, const Tensor& images, const GridOptions& options) {
   check(images, options);
   const int64_t count = images.size(0);
   const int64_t columns = options.columns > 0
@@ -160,10 +160,11 @@ void write_grid(const std::string& path, const Tensor& images, const GridOptions
   const int64_t rows = (count + columns - 1) / columns;
   const int64_t cell_width = images.size(2) * options.scale + options.padding;
   const int64_t cell_height = images.size(1) * options.scale + options.padding;
-  Canvas canvas(columns * cell_width + options.padding, rows * cell_height + options.padding,
-                static_cast<int>(images.size(3)));
+  const PictureSize size{columns * cell_width + options.padding, rows * cell_height + options.padding};
+  Canvas canvas(size.width, size.height, static_cast<int>(images.size(3)));
   draw_images(canvas, options.padding, options.padding, images, columns, options);
   canvas.save(path);
+  return size;
 }
 
 PngHead read_png_head(std::string_view png, const std::string& source) {

@@ -22,10 +22,15 @@ struct GridOptions {
   int scale = 1;    ///< each pixel becomes a square of this size
 };
 
+/// In pixels.
+struct PictureSize {
+  int64_t width = 0, height = 0;
+};
+
 /// Writes `images` [K, H, W, C], C = 1 or 3, in [-1, 1], K >= 1, as a PNG grid, row after row. The file is
-/// replaced in one step (see write_file). Throws Error for other shapes, NaN, options out of range and failed
-/// writes.
-void write_grid(const std::string& path, const Tensor& images, const GridOptions& options = {});
+/// replaced in one step (see write_file). Returns its size. Throws Error for other shapes, NaN, options out of
+/// range and failed writes.
+PictureSize write_grid(const std::string& path, const Tensor& images, const GridOptions& options = {});
 
 /// What the first bytes of a PNG file say.
 struct PngHead {

@@ -1,23 +1,26 @@
-// The loops: training a teacher (Algorithm 1 until max_steps) and progressive distillation (Algorithm 2, once
-// per halving). One update is one call of Trainer::update; the loop around it logs, saves and stops.
+// One update of the weights: Algorithm 1 (training on data) or Algorithm 2 (distillation). The loops around
+// it are in run.h.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "diffusion/batches.h"
-#include "diffusion/checkpoint.h"
+#include "diffusion/config.h"
 #include "diffusion/unet.h"
-#include "tensor/error.h"
 
 namespace halfstep {
 
 /// A network as samplers and losses want it: `unet` (held by reference) in evaluation mode, or in training
-/// mode with dropout masks from `dropout_key`.
+/// mode with dropout masks from `dropout_key`; `recompute`: see TrainConfig::recompute_blocks.
 Denoiser make_denoiser(const UNet& unet, Prediction prediction);
-Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomKey dropout_key);
+Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomKey dropout_key,
+                                bool recompute = false);
+
+/// The seed of a stage's draws: each halving has its own, as equal data order, times and noise would tie the
+/// errors of the stages together. num_steps: of the student; 0: the training on data, which has `seed`
+/// itself.
+uint64_t stage_seed(uint64_t seed, int64_t num_steps);
 
 /// The weights under training with everything that changes with them. Every random draw of update number k
 /// comes from (seed, purpose, k), so the state has no generator in it.
@@ -28,7 +31,8 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// One update of Algorithm 1 on a batch. Nothing is read back from the device.
+  /// One update of Algorithm 1 on a batch, in config.train.micro_batches equal parts. Nothing is read back
+  /// from the device. Throws Error where the parts do not divide the batch.
   void update(const Batch& batch);
   /// One update of Algorithm 2: the student, this, has num_steps steps, the teacher twice as many.
   void update(const Batch& batch, const Denoiser& teacher, int64_t num_steps);
@@ -36,13 +40,14 @@ class Trainer {
   int64_t step() const { return step_; }
   /// Learning rate of the next update.
   double learning_rate() const;
-  /// Mean loss since the last call; waits for the device. NaN if there was no update.
-  double take_mean_loss();
+  /// Mean loss of the updates since restart_mean_loss(); waits for the device. NaN if there was none.
+  double mean_loss() const;
+  void restart_mean_loss();
   OptimizerStats optimizer_stats() const { return adam_->stats(); }
 
   /// The weights to use: the moving average if there is one, else the raw ones. Shared memory.
   TensorMap weights() const;
-  /// Everything but config: raw weights, optimiser, average, step.
+  /// Everything but config: raw weights, optimiser, average, step, the sum behind mean_loss().
   TensorMap state() const;
   /// Copies a state() back, to the bit. Throws Error if it does not fit.
   void load_state(const TensorMap& state);
@@ -54,9 +59,10 @@ class Trainer {
 
  private:
   void reset();
-  /// The labels if the network takes any: data sets always have some.
-  Tensor label_of(const Batch& batch) const;
-  void apply(const Variable& loss);
+  using LossOfPart =
+      std::function<Variable(const Batch& part, int64_t begin, int64_t end, RandomKey dropout)>;
+  /// One update from the mean of the losses of the parts, which get examples begin ... end-1 of the batch.
+  void update_in_parts(const Batch& batch, RandomKey dropout, const LossOfPart& loss_of);
 
   Config config_;
   UNet unet_;
@@ -66,48 +72,5 @@ class Trainer {
   int64_t losses_ = 0;
   int64_t step_ = 0;
 };
-
-/// For progress displays and log files.
-struct Progress {
-  std::string stage;  ///< "train", "student-8"
-  int64_t step = 0, total_steps = 0;
-  double loss = 0;  ///< mean since the last report
-  double learning_rate = 0, gradient_norm = 0;
-  int64_t skipped = 0;  ///< updates left out because a gradient was not finite
-  double images_per_second = 0, seconds_left = 0;
-};
-
-/// Where a run writes, where it computes and who watches it.
-struct RunOptions {
-  std::string out;      ///< run folder; created
-  bool resume = false;  ///< continue from the newest checkpoint in `out`; otherwise a run there is an error
-  Device* device = &cpu_device();
-  std::function<void(const Progress&)> on_progress = {};  ///< every log_every steps and at the end
-  /// Set from outside (a signal handler) to stop: the run is saved, then Interrupted is thrown.
-  const std::atomic<bool>* stop = nullptr;
-};
-
-/// Thrown after a run was stopped and saved.
-class Interrupted : public Error {
- public:
-  using Error::Error;
-};
-
-/// Trains a teacher on `data`; returns the path of its last checkpoint. Losses and rates go to OUT/log.jsonl
-/// too.
-std::string train(const Config& config, const Dataset& data, const RunOptions& options);
-
-/// What a student takes over from the training of its teacher: everything but warm-up, moving average and a
-/// constant learning rate. A halving starts from good weights and ends with the rate at 0, and its last
-/// weights are the next teacher (the official configurations, too, distil without average).
-TrainConfig distillation_defaults(const TrainConfig& teacher);
-
-/// Progressive distillation from `teacher`, a checkpoint of from_steps steps, down to to_steps: one run
-/// OUT/student-N per halving, each of config.train.max_steps updates with a fresh optimiser and the learning
-/// rate annealed to 0; a finished student is the next teacher. Model and schedule are the teacher's,
-/// without dropout (paper, section 5); config.model is not used. Returns the path of the last checkpoint.
-/// With `resume`, finished halvings are kept and the unfinished one continues.
-std::string distill(const Checkpoint& teacher, const Config& config, int64_t from_steps, int64_t to_steps,
-                    const Dataset& data, const RunOptions& options);
 
 }  // namespace halfstep

@@ -1,5 +1,8 @@
 #include "diffusion/unet.h"
 
+#include <memory>
+
+#include "autograd/checkpoint.h"
 #include "tensor/error.h"
 
 namespace halfstep {
@@ -27,18 +30,46 @@ Resampler make_resampler(const UNetConfig& config, int64_t width, Resample resam
   return Conv2d(width, width, resample == Resample::down ? 2 : 1);
 }
 
-Variable apply(const Resampler& resampler, Resample resample, const Variable& x,
-               const Variable& activated_emb, ForwardContext& context) {
-  if (const auto* block = std::get_if<ResnetBlock>(&resampler)) return (*block)(x, activated_emb, context);
-  // Down: the convolution strides. Up: it smooths the enlarged image.
-  return std::get<Conv2d>(resampler)(resample == Resample::up ? upsample_nearest(x) : x);
+/// block(inputs, context), kept for the backward pass or, with context.recompute, computed again there: from
+/// the context that it met, so that dropout draws the same masks.
+template <class Block>
+Variable run(const Block& block, const std::vector<Variable>& inputs, ForwardContext& context) {
+  if (!context.recompute) return block(inputs, context);
+  const auto keys_taken = std::make_shared<uint64_t>();
+  const Variable h = checkpoint(
+      [block, keys_taken, start = context](const std::vector<Variable>& in) {
+        ForwardContext again = start;
+        const Variable out = block(in, again);
+        *keys_taken = again.keys_taken;
+        return out;
+      },
+      inputs);
+  context.keys_taken = *keys_taken;
+  return h;
 }
 
-/// Block `i` of a level and the attention behind it.
-Variable apply(const Level& level, size_t i, const Variable& x, const Variable& activated_emb,
-               ForwardContext& context) {
-  const Variable h = level.blocks[i](x, activated_emb, context);
-  return level.attentions.empty() ? h : level.attentions[i](h);
+Variable apply(const Resampler& resampler, Resample resample, const Variable& x,
+               const Variable& activated_emb, ForwardContext& context) {
+  return run(
+      [&resampler, resample](const std::vector<Variable>& in, ForwardContext& c) {
+        if (const auto* block = std::get_if<ResnetBlock>(&resampler)) return (*block)(in[0], in[1], c);
+        // Down: the convolution strides. Up: it smooths the enlarged image.
+        return std::get<Conv2d>(resampler)(resample == Resample::up ? upsample_nearest(in[0]) : in[0]);
+      },
+      {x, activated_emb}, context);
+}
+
+/// Block `i` of a level and the attention behind it. `skip`: more channels beside x, or undefined.
+Variable apply(const Level& level, size_t i, const Variable& x, const Variable& skip,
+               const Variable& activated_emb, ForwardContext& context) {
+  std::vector<Variable> inputs = {x, activated_emb};
+  if (skip.defined()) inputs.push_back(skip);
+  return run(
+      [&level, i](const std::vector<Variable>& in, ForwardContext& c) {
+        const Variable h = level.blocks[i](in.size() > 2 ? concat({in[0], in[2]}, -1) : in[0], in[1], c);
+        return level.attentions.empty() ? h : level.attentions[i](h);
+      },
+      inputs, context);
 }
 
 }  // namespace
@@ -142,15 +173,20 @@ Variable UNet::operator()(const Variable& z, const std::vector<double>& logsnr, 
   Variable h = conv_in(factor > 1 ? space_to_depth(z, factor) : z);
   std::vector<Variable> skips = {h};
   for (const Level& level : down) {
-    for (size_t j = 0; j < level.blocks.size(); ++j) skips.push_back(h = apply(level, j, h, emb, context));
+    for (size_t j = 0; j < level.blocks.size(); ++j)
+      skips.push_back(h = apply(level, j, h, {}, emb, context));
     if (level.downsample) skips.push_back(h = apply(*level.downsample, Resample::down, h, emb, context));
   }
 
-  h = mid.block_2(mid.attn_1(mid.block_1(h, emb, context)), emb, context);
+  h = run(
+      [this](const std::vector<Variable>& in, ForwardContext& c) {
+        return mid.block_2(mid.attn_1(mid.block_1(in[0], in[1], c)), in[1], c);
+      },
+      {h, emb}, context);
 
   for (auto level = up.rbegin(); level != up.rend(); ++level) {
     for (size_t j = 0; j < level->blocks.size(); ++j) {
-      h = apply(*level, j, concat({h, skips.back()}, -1), emb, context);
+      h = apply(*level, j, h, skips.back(), emb, context);
       skips.pop_back();
     }
     if (level->upsample) h = apply(*level->upsample, Resample::up, h, emb, context);

@@ -14,6 +14,8 @@ struct ForwardContext {
   bool training = false;  ///< false: dropout does nothing
   RandomKey key = {};
   uint64_t keys_taken = 0;
+  /// Blocks are computed again in the backward pass instead of being kept (autograd/checkpoint.h).
+  bool recompute = false;
 
   RandomKey next_key() { return fold_in(key, keys_taken++); }
 };

@@ -1,6 +1,8 @@
 #include "nn/optimizer.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 
 #include "tensor/error.h"
 #include "tensor/ops.h"
@@ -173,6 +175,14 @@ void Sgd::load_state(const TensorMap& saved) { detail::copy_state("Sgd", saved, 
 
 // --- learning rate -----------------------------------------------------------------------------------------
 
+AnnealShape anneal_shape_by_name(std::string_view name) {
+  for (const AnnealShape shape : {AnnealShape::linear, AnnealShape::cosine})
+    if (name == name_of(shape)) return shape;
+  fail("anneal_shape", "expected linear or cosine, got '{}'", name);
+}
+
+std::string_view name_of(AnnealShape shape) { return shape == AnnealShape::linear ? "linear" : "cosine"; }
+
 double LearningRateSchedule::operator()(int64_t step) const {
   require(step >= 0, "learning rate", "expected a step number >= 0, got {}", step);
   if (step < warmup_steps) return base * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
@@ -180,8 +190,9 @@ double LearningRateSchedule::operator()(int64_t step) const {
   require(anneal_total_steps > warmup_steps, "learning rate",
           "expected more steps in total than in the warm-up, got {} and {}", anneal_total_steps,
           warmup_steps);
-  return base * static_cast<double>(std::max<int64_t>(anneal_total_steps - step, 0)) /
-         static_cast<double>(anneal_total_steps - warmup_steps);
+  const double left = static_cast<double>(std::max<int64_t>(anneal_total_steps - step, 0)) /
+                      static_cast<double>(anneal_total_steps - warmup_steps);
+  return base * (shape == AnnealShape::linear ? left : (1 - std::cos(std::numbers::pi * left)) / 2);
 }
 
 }  // namespace halfstep

@@ -1,6 +1,8 @@
 // Adam, AdamW and SGD with momentum, gradient clipping, learning-rate schedules.
 #pragma once
 
+#include <string_view>
+
 #include "nn/module.h"
 #include "tensor/backend.h"
 
@@ -126,15 +128,26 @@ class Sgd : public Optimizer {
   std::vector<Tensor> momentum_;  ///< the averages, with momentum only
 };
 
+/// How a learning rate goes down to 0.
+enum class AnnealShape {
+  linear,  ///< in equal steps (the paper)
+  cosine,  ///< along half a cosine: slowly, quickly, slowly (Loshchilov & Hutter 2017, without restarts)
+};
+/// "linear", "cosine"; throws Error for another name.
+AnnealShape anneal_shape_by_name(std::string_view name);
+std::string_view name_of(AnnealShape shape);
+
 /// Learning rate as a function of the step number 0, 1, 2, ...: a linear warm-up, then constant or annealed
 /// to 0.
 struct LearningRateSchedule {
   double base = 1e-3;
   /// Step i < warmup_steps uses base * (i + 1) / warmup_steps; 0: no warm-up.
   int64_t warmup_steps = 0;
-  /// Linear anneal over the steps after the warm-up: step i uses base * (total_steps - i) / (total_steps -
-  /// warmup_steps), so that the rate reaches 0 just after the last step, total_steps - 1. 0: constant.
+  /// Anneal over the steps after the warm-up. With r = (total_steps - i) / (total_steps - warmup_steps), the
+  /// part of them that is left, step i uses base * r (linear) or base * (1 - cos(pi r)) / 2 (cosine), so that
+  /// the rate reaches 0 just after the last step, total_steps - 1. 0: constant.
   int64_t anneal_total_steps = 0;
+  AnnealShape shape = AnnealShape::linear;
 
   /// The rate of step `step` >= 0.
   double operator()(int64_t step) const;

@@ -9,7 +9,7 @@ source "$(dirname "$0")/common.sh"
 
 # cmake: Meson finds doctest through it.
 packages=(meson ninja-build g++ pkg-config cmake libfmt-dev doctest-dev libstb-dev libcli11-dev nlohmann-json3-dev
-  zlib1g-dev libeigen3-dev gnuplot-nox dataset-fashion-mnist)
+  zlib1g-dev libssl-dev libeigen3-dev gnuplot-nox dataset-fashion-mnist)
 ci=false
 for argument; do
   case $argument in
@@ -60,7 +60,7 @@ report_missing() {
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
   for entry in fmt/core.h:fmt nlohmann/json.hpp:nlohmann-json CLI/CLI.hpp:CLI11 doctest/doctest.h:doctest \
-    stb/stb_image_write.h:stb zlib.h:zlib; do
+    stb/stb_image_write.h:stb zlib.h:zlib openssl/evp.h:openssl; do
     echo "#include <${entry%%:*}>" | "$compiler" -x c++ -std=c++20 -fsyntax-only - 2>/dev/null ||
       missing+=("${entry##*:} (header ${entry%%:*})")
   done

@@ -230,8 +230,9 @@ class GrowingFile::File : public Descriptor {
   using Descriptor::Descriptor;
 };
 
-GrowingFile::GrowingFile(const std::string& path)
-    : file_(std::make_unique<File>(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, "create")) {}
+GrowingFile::GrowingFile(const std::string& path, Start start)
+    : file_(std::make_unique<File>(
+          path, O_WRONLY | O_CREAT | O_APPEND | (start == Start::new_file ? O_EXCL : 0), "create")) {}
 GrowingFile::~GrowingFile() = default;
 GrowingFile::GrowingFile(GrowingFile&&) noexcept = default;
 GrowingFile& GrowingFile::operator=(GrowingFile&&) noexcept = default;
@@ -262,5 +263,36 @@ void publish_folder(const std::string& path, const std::function<void(const std:
   require_new();  // rename itself would replace an empty folder
   temporary.publish();
 }
+
+void remove_folder(const std::string& path) {
+  const std::string target = without_trailing_slashes(path);
+  const std::string doomed = fmt::format("{}{}{}", target, kTemporaryMark, ::getpid());
+  if (::rename(target.c_str(), doomed.c_str()) != 0) fail_system("remove", target, errno);
+  std::error_code error;
+  fs::remove_all(doomed, error);
+  if (error) fail_system("remove", doomed, error.value());
+}
+
+FolderLock::FolderLock(const std::string& folder) {
+  create_folders(folder);
+  const std::string path = folder + "/.halfstep-lock";
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail_system("create", path, errno);
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    char holder[32] = {};
+    const ssize_t length = ::pread(descriptor_, holder, sizeof holder - 1, 0);
+    ::close(descriptor_);
+    fail("lock",
+         "expected to be the only writer of '{}', but process {} is one; wait for it, stop it, or choose "
+         "another folder",
+         folder, length > 0 ? holder : "?");
+  }
+  // For the message above only: a full disk is no reason to stop here.
+  const std::string number = fmt::format("{}", ::getpid());
+  if (::ftruncate(descriptor_, 0) == 0) [[maybe_unused]]
+    const ssize_t written = ::pwrite(descriptor_, number.data(), number.size(), 0);
+}
+
+FolderLock::~FolderLock() { ::close(descriptor_); }
 
 }  // namespace halfstep

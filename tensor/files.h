@@ -26,12 +26,33 @@ void create_folders(const std::string& path);
 /// fails; when `fill` or a file operation throws, nothing is left behind.
 void publish_folder(const std::string& path, const std::function<void(const std::string& folder)>& fill);
 
-/// A new file that grows record by record, for logs that others read meanwhile. A record is written at once:
-/// a process that is killed leaves whole records, but for the last one if the system itself stops.
+/// Removes the folder `path` with all it holds. To others it is gone in one step; a process killed on the way
+/// leaves a temporary, see below. Throws Error.
+void remove_folder(const std::string& path);
+
+/// Marks a folder as one that this process alone writes, until the object goes or the process ends, however
+/// that happens. Readers need no lock. The file `.halfstep-lock` stays in the folder.
+class FolderLock {
+ public:
+  /// Creates the folder where it is missing. Throws Error naming the process that holds the lock. On a file
+  /// system without locks nothing is locked.
+  explicit FolderLock(const std::string& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+/// A file that grows record by record, for logs that others read meanwhile. A record is written at once: a
+/// process that is killed leaves whole records, but for the last one if the system itself stops.
 class GrowingFile {
  public:
-  /// Creates `path`. Throws Error, also if it exists.
-  explicit GrowingFile(const std::string& path);
+  enum class Start { new_file, new_or_old_file };
+
+  /// Creates `path`, or goes on with what is there. Throws Error, for a new file also if it exists.
+  explicit GrowingFile(const std::string& path, Start start = Start::new_file);
   ~GrowingFile();
   GrowingFile(GrowingFile&&) noexcept;
   GrowingFile& operator=(GrowingFile&&) noexcept;

@@ -17,6 +17,7 @@
 
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/thread_pool.h"
+#include "tensor/device.h"
 #include "tensor/error.h"
 #include "tests/fenced.h"
 
@@ -1039,6 +1040,37 @@ TEST_CASE("parallel_for: nested calls, exceptions, nothing to do") {
   set_num_threads(before);
   CHECK_THROWS_AS(set_num_threads(0), Error);
   CHECK_THROWS_AS(set_num_threads(5000), Error);
+}
+
+TEST_CASE("the CPU has a kernel of its own in every entry but those that plain loops do as well") {
+  const Backend &cpu = cpu_device().backend, &reference = reference_device().backend;
+#define HALFSTEP_OWN(entry) CHECK_MESSAGE((cpu.entry != reference.entry), #entry)
+  HALFSTEP_OWN(fill);
+  HALFSTEP_OWN(copy);
+  HALFSTEP_OWN(unary);
+  HALFSTEP_OWN(unary_chain);
+  HALFSTEP_OWN(binary);
+  HALFSTEP_OWN(where);
+  HALFSTEP_OWN(reduce);
+  HALFSTEP_OWN(cumulative_sum);
+  HALFSTEP_OWN(gather);
+  HALFSTEP_OWN(scatter_add);
+  HALFSTEP_OWN(gemm);
+  HALFSTEP_OWN(conv2d_forward);
+  HALFSTEP_OWN(conv2d_backward_data);
+  HALFSTEP_OWN(conv2d_backward_kernel);
+  HALFSTEP_OWN(softmax);
+  HALFSTEP_OWN(softmax_backward);
+  HALFSTEP_OWN(attention);
+  HALFSTEP_OWN(attention_backward);
+  HALFSTEP_OWN(group_norm);
+  HALFSTEP_OWN(group_norm_backward);
+  HALFSTEP_OWN(random);
+  HALFSTEP_OWN(dropout);
+  HALFSTEP_OWN(adam);
+  HALFSTEP_OWN(sgd);
+  HALFSTEP_OWN(max_pool2d);
+#undef HALFSTEP_OWN
 }
 
 TEST_CASE("HALFSTEP_CPU chooses the kernels, and an unknown name is an error") {

@@ -224,3 +224,31 @@ TEST_CASE("leftovers of killed processes are removed, temporaries of running one
   });
   CHECK(names_in(folder.path()) == std::vector<std::string>{"file", "step-2", "step-3"});
 }
+
+TEST_CASE("remove_folder removes all or says why not") {
+  const TemporaryFolder folder;
+  const std::string doomed = folder / "doomed";
+  create_folders(doomed + "/below");
+  write_file(doomed + "/below/file", "x");
+  remove_folder(doomed + "/");
+  CHECK(names_in(folder.path()).empty());
+  CHECK(error_of([&] { remove_folder(doomed); }).starts_with("[file] cannot remove '" + doomed + "'"));
+}
+
+TEST_CASE("a folder has one lock, which dies with its process") {
+  const TemporaryFolder folder;
+  const std::string run = folder / "run";
+  {
+    const FolderLock lock(run);
+    CHECK(error_of([&] { FolderLock second(run); }) ==
+          fmt::format("[lock] expected to be the only writer of '{}', but process {} is one; wait for it, "
+                      "stop it, or choose another folder",
+                      run, ::getpid()));
+  }
+  const int status = in_child([&] {
+    new FolderLock(run);  // never freed: the process is killed
+    ::raise(SIGKILL);
+  });
+  CHECK(WIFSIGNALED(status));
+  const FolderLock again(run);
+}

@@ -504,6 +504,9 @@ TEST_CASE("inputs without elements, scalars and single elements") {
       gradcheck([](const In& in) { return silu(in[0]) * in[1]; }, {normal({0, 3}, 0), normal({3}, 1)});
   CHECK_MESSAGE(empty.ok, empty.message);
   CHECK(empty.checked == 0);
+  CHECK(empty.input == -1);
+  CHECK(empty.element == -1);
+  CHECK(empty.output_element == -1);
   CHECK(gradcheck([](const In& in) { return exp(in[0]) * in[1]; }, {normal({}, 0), normal({1, 1}, 1)}).ok);
   // sum over nothing is 0, and so is every gradient through it.
   CHECK(gradcheck([](const In& in) { return sum(in[0]) + in[1]; }, {normal({0}, 0), normal({}, 1)}).ok);
@@ -624,6 +627,7 @@ TEST_CASE("hints: transposed and swapped gradients") {
                                                 }),
                                  {normal({4}, 2), points({1, 2, 3, 4})});
   CHECK(hints_say(swapped, "the gradients of input 0 and input 1 look swapped"));
+  CHECK(swapped.hints.size() == 1);  // which explains both inputs
 }
 
 // --- right rules pass --------------------------------------------------------------------------------------

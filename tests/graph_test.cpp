@@ -87,6 +87,8 @@ TEST_CASE("large graphs are walked without recursion") {
   for (int i = 0; i < 20000; ++i) y = y * x;
   const Graph graph = graph_of(y);
   CHECK(graph.nodes.size() == 20001);
+  CHECK(graph.nodes[0].is_leaf);
+  for (const GraphNode& node : {graph.nodes[0], graph.nodes[1]}) CHECK_FALSE(node.freed);
   CHECK(graph.edges.size() == 40000);
   CHECK(graph.edges[2].input == 1);
   CHECK(to_dot(graph).find("  n19999 -> n20000;\n") != std::string::npos);

@@ -90,6 +90,9 @@ TEST_CASE("argmax and argmin: the first of equals, the first NaN") {
   CHECK(integers(argmin(x, -1)) == Integers{0, 1});
   CHECK(integers(argmax(x, 0)) == Integers{1, 0, 0});
   CHECK(argmax(x, 0, true).shape() == Shape{1, 3});
+  CHECK(argmin(x, 0, true).shape() == Shape{1, 3});
+  CHECK(argmax(x, 0).shape() == Shape{3});
+  CHECK(argmin(x, 0).shape() == Shape{3});
   CHECK(integers(argmax(tensor({1, kNan, 5, kNan}, {4}), 0)) == Integers{1});
   CHECK(integers(argmin(tensor({1, kNan, -5}, {3}), 0)) == Integers{1});
   CHECK(integers(argmax(tensor({-kInfinity, -kInfinity}, {2}), 0)) == Integers{0});

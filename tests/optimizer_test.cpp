@@ -212,6 +212,22 @@ TEST_CASE("Adam with amsgrad: the largest v so far, in double loops, saved and l
   CHECK_THROWS_WITH_AS(plain.load_state(adam.state()), doctest::Contains("unexpected: adam.v_max.a"), Error);
 }
 
+TEST_CASE("learning rate: the cosine leaves its height and reaches 0 with slope 0") {
+  const LearningRateSchedule cosine{
+      .base = 2, .warmup_steps = 4, .anneal_total_steps = 104, .shape = AnnealShape::cosine};
+  CHECK(cosine(0) == 0.5);
+  CHECK(cosine(4) == doctest::Approx(2).epsilon(1e-15));
+  CHECK(cosine(54) == doctest::Approx(1).epsilon(1e-15));
+  CHECK(cosine(4 + 25) == doctest::Approx(1 + std::sqrt(0.5)).epsilon(1e-15));
+  CHECK(cosine(104) == 0);
+  // The first and the last step change it by (pi / 200)^2, half of a linear step's square.
+  const double first = cosine(4) - cosine(5), last = cosine(103) - cosine(104);
+  CHECK(first == doctest::Approx(last).epsilon(1e-9));
+  CHECK(first == doctest::Approx(std::pow(std::numbers::pi / 100, 2) / 2).epsilon(1e-3));
+  for (const AnnealShape shape : {AnnealShape::linear, AnnealShape::cosine})
+    CHECK(anneal_shape_by_name(name_of(shape)) == shape);
+}
+
 TEST_CASE("learning rate: warm-up, constant, linear anneal") {
   const LearningRateSchedule constant{.base = 0.5};
   CHECK(constant(0) == 0.5);

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """TensorBoard reads the event files of diffusion/event_file.h.
 
-Usage: tensorboard_test.py ROOT PATH_OF_EVENT_FILE_WRITER
+Usage: tensorboard_test.py ROOT PATH_OF_EVENT_FILE_WRITER [PATH_OF_HALFSTEP]
 
 Runs in the Python of ROOT/build-tools/venv (scripts/python_tools.sh); exit status 77, skipped, without it. Every check
 prints one line when it fails; the last line is 'N passed, N failed'.
 """
+import json
 import math
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -128,10 +130,39 @@ def test_program(folder):
           "tensorboard --inspect", result.stdout + result.stderr)
 
 
+def test_run(folder):
+    """A run that was killed and continued: TensorBoard shows what log.jsonl says."""
+    if not HALFSTEP:
+        return
+    sys.path.insert(0, str(pathlib.Path(__file__).parent))
+    from cli_test import TINY, write_data
+    write_data(folder / "data")
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    command = [HALFSTEP, "train", "--data", "data", "--config", "tiny.json", "--out", "run", "--log-every", "1",
+               "--checkpoint-every", "3", "--eval-every", "2", "--tensorboard", "--resume", "--max-steps"]
+    for steps in ("8", "8", "12"):
+        subprocess.run([*command, steps], cwd=folder, check=True, capture_output=True)
+        if steps == "8":  # as if killed behind step 6
+            shutil.rmtree(folder / "run/step-00000008", ignore_errors=True)
+    lines = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
+    points = curve(folder / "run", "train/loss")[0]
+    accumulator = EventAccumulator(str(folder / "run"), size_guidance={"images": 0})
+    accumulator.Reload()
+    check([point[0] for point in points] == [line["step"] for line in lines] == list(range(1, 13)), "steps", points)
+    check(all(abs(point[1] - line["loss"]) <= 1e-6 * line["loss"] for point, line in zip(points, lines)), "losses",
+          points)
+    images = accumulator.Images("samples")
+    check([image.step for image in images] == [2, 4, 6, 8, 10, 12], "pictures", [image.step for image in images])
+    grid = (folder / "run/samples/step-00000012.png").read_bytes()
+    check(images[-1].encoded_image_string == grid, "the grid of the last evaluation")
+    check(PIL.Image.open(io.BytesIO(grid)).size == (images[-1].width, images[-1].height), "its size", images[-1])
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     root, WRITER = pathlib.Path(sys.argv[1]), sys.argv[2]
+    HALFSTEP = os.path.abspath(sys.argv[3]) if len(sys.argv) > 3 else None
     python = root / "build-tools/venv/bin/python"
     if not python.exists():
         print("skipped: no TensorBoard; scripts/python_tools.sh installs it")
@@ -146,7 +177,7 @@ if __name__ == "__main__":
     from tensorboard.compat.proto import event_pb2, summary_pb2
     from tensorboard.summary.writer.record_writer import RecordWriter
     logging.disable()  # TensorBoard tells of every purge
-    for test in (test_scalars, test_same_bytes, test_images, test_resume, test_torn, test_program):
+    for test in (test_scalars, test_same_bytes, test_images, test_resume, test_torn, test_program, test_run):
         with tempfile.TemporaryDirectory(prefix="halfstep-test-") as work:
             try:
                 test(pathlib.Path(work))

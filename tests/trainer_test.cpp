@@ -1,76 +1,20 @@
-// Configuration, checkpoints and the loops: what a run promises.
+// Configuration, checkpoints and single updates. (The loops around them are tested in run_test.cpp.)
 #include "diffusion/trainer.h"
 
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <filesystem>
 #include <limits>
 
-#include "diffusion/distill.h"
-#include "diffusion/random_streams.h"
+#include "diffusion/checkpoint.h"
 #include "tensor/files.h"
 #include "tests/error_of.h"
 #include "tests/temporary_folder.h"
+#include "tests/tiny_training.h"
 #include "tests/unreadable_backend.h"
 
 using namespace halfstep;
-using halfstep::test::error_of;
-using halfstep::test::TemporaryFolder;
-
-namespace {
-
-/// A network of a few thousand weights for 8x8 pictures.
-Config tiny_config() {
-  Config config;
-  UNetConfig& u = config.model.unet;
-  u.height = u.width = 8;
-  u.channels = 8;
-  u.channel_multipliers = {1, 2};
-  u.num_res_blocks = 1;
-  u.attention_resolutions = {4};
-  u.groups = 4;
-  config.train.batch_size = 4;
-  config.train.max_steps = 6;
-  config.train.log_every = 2;
-  config.train.checkpoint_every = 0;
-  config.train.ema_decay = 0.5;
-  return config;
-}
-
-/// 32 pictures of two kinds: bright left or bright right half.
-Dataset tiny_data() {
-  Dataset d{.name = "halves",
-            .count = 32,
-            .height = 8,
-            .width = 8,
-            .channels = 1,
-            .pixels = {},
-            .labels = {},
-            .num_classes = 2};
-  for (int64_t n = 0; n < d.count; ++n) {
-    d.labels.push_back(static_cast<uint8_t>(n % 2));
-    for (int y = 0; y < 8; ++y)
-      for (int x = 0; x < 8; ++x) d.pixels.push_back((x < 4) == (n % 2 == 0) ? 230 : 20);
-  }
-  return d;
-}
-
-void check_equal_bits(const TensorMap& a, const TensorMap& b) {
-  REQUIRE(a.size() == b.size());
-  for (const auto& entry : a) {
-    const std::string& name = entry.first;
-    CAPTURE(name);
-    REQUIRE(b.contains(name));
-    CHECK(entry.second.to_vector<double>() == b.at(name).to_vector<double>());
-  }
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-}  // namespace
+using namespace halfstep::test;
 
 TEST_CASE("configurations survive a round trip; missing keys keep their values") {
   Config config = tiny_config();
@@ -79,6 +23,8 @@ TEST_CASE("configurations survive a round trip; missing keys keep their values")
   config.train.loss = LossWeight::truncated_snr;
   config.train.ema_warmup = EmaWarmup::ramp;
   config.train.seed = 12345678901234567ull;
+  config.train.anneal_shape = AnnealShape::cosine;
+  config.distill.max_steps = {{2, 100}, {16, 50}};
   const std::string text = config_to_json(config);
   CHECK(config_to_json(config_from_json(text, "test")) == text);
   const Config partial = config_from_json(R"({"train": {"learning_rate": 0.5}})", "test", config);
@@ -96,6 +42,15 @@ TEST_CASE("errors in configurations name the key and a way out") {
   CHECK(contains(error(R"({"train": {"loss": "l2"}})"), "'loss'"));
   CHECK(contains(error(R"({"train": {"batch_size": 0}})"), "expected batch_size >= 1, got 0"));
   CHECK(contains(error(R"({"train": {"ema_decay": 1}})"), "expected ema_decay < 1"));
+  CHECK(contains(error(R"({"train": {"anneal_shape": "step"}})"),
+                 "'anneal_shape': [anneal_shape] expected linear"));
+  CHECK(contains(error(R"({"train": {"batch_size": 6, "micro_batches": 4}})"),
+                 "expected a batch_size that micro_batches divides, got 6 and 4"));
+  CHECK(contains(error(R"({"train": {"eval_samples": 1}})"), "expected eval_samples >= 2, got 1"));
+  CHECK(contains(error(R"({"distill": {"max_steps": {"two": 5}}})"),
+                 "expected numbers of steps as the keys of 'max_steps', got 'two'"));
+  CHECK(contains(error(R"({"distill": {"max_steps": [5]}})"), "expected an object of numbers"));
+  CHECK(contains(error(R"({"distill": {"max_steps": {"2": 0}}})"), "got 2: 0"));
   CHECK(contains(error(R"({"model": {"prediction": "both"}})"), "expected out_channels = 2"));
   CHECK(contains(error("{\"model\": {"), "my.json: expected JSON, got an error at byte"));
   CHECK(contains(error(R"({"model": []})"), "expected an object for 'model'"));
@@ -147,74 +102,6 @@ TEST_CASE("foreign and damaged checkpoints are refused") {
   CHECK(contains(error_of([&] { load_checkpoint(path); }), "model.safetensors"));
 }
 
-TEST_CASE("training continues from a checkpoint to the very bits of an uninterrupted run") {
-  const TemporaryFolder folder;
-  const Dataset data = tiny_data();
-  Config config = tiny_config();
-  config.model.unet.dropout = 0.2;
-  const std::string whole = train(config, data, {.out = folder.path() + "/whole"});
-
-  std::atomic<bool> stop{false};
-  RunOptions options{.out = folder.path() + "/parts"};
-  options.stop = &stop;
-  options.on_progress = [&](const Progress& p) { stop = p.step >= 2; };
-  CHECK_THROWS_AS(train(config, data, options), Interrupted);
-  CHECK(contains(error_of([&] { train(config, data, {.out = folder.path() + "/parts"}); }), "--resume"));
-  options.stop = nullptr;
-  options.resume = true;
-  const std::string resumed = train(config, data, options);
-  check_equal_bits(load_checkpoint(resumed).weights, load_checkpoint(whole).weights);
-  check_equal_bits(load_checkpoint_state(resumed), load_checkpoint_state(whole));
-  // A finished run that is resumed stays as it is.
-  CHECK(train(config, data, options) == resumed);
-}
-
-TEST_CASE("distillation: a chain of students, a teacher that never changes, history that tells") {
-  const TemporaryFolder folder;
-  const Dataset data = tiny_data();
-  Config config = tiny_config();
-  config.model.unet.dropout = 0.1;
-  const Checkpoint teacher = load_checkpoint(train(config, data, {.out = folder.path() + "/teacher"}));
-  const std::string before = read_file(teacher.path + "/model.safetensors");
-  std::vector<std::string> stages;
-  RunOptions options{.out = folder.path() + "/chain"};
-  options.on_progress = [&](const Progress& p) {
-    if (stages.empty() || stages.back() != p.stage) stages.push_back(p.stage);
-  };
-  const Checkpoint last = load_checkpoint(distill(teacher, config, 4, 1, data, options));
-  CHECK(stages == std::vector<std::string>{"student-2", "student-1"});
-  CHECK(last.info.num_steps == 1);
-  CHECK(teacher.info.config.model.unet.dropout == 0.1);
-  CHECK(last.info.config.model.unet.dropout == 0);
-  REQUIRE(last.info.history.size() == 3);
-  CHECK(last.info.history[1].teacher_steps == 4);
-  CHECK(last.info.history[1].num_steps == 2);
-  CHECK(last.info.history[2].teacher_steps == 2);
-  CHECK(last.info.history[2].updates == config.train.max_steps);
-  CHECK(std::isfinite(last.info.history[2].final_loss));
-  CHECK(read_file(teacher.path + "/model.safetensors") == before);
-  CHECK(contains(error_of([&] { distill(last, config, 4, 1, data, {.out = folder.path() + "/other"}); }),
-                 "the teacher was distilled for 1 steps"));
-  CHECK(contains(error_of([&] { distill(teacher, config, 4, 1, data, {.out = folder.path() + "/chain"}); }),
-                 "--resume"));
-  CHECK(contains(error_of([&] { distill(teacher, config, 5, 1, data, {.out = folder.path() + "/odd"}); }),
-                 "5"));
-  options.resume = true;
-  CHECK(distill(teacher, config, 4, 1, data, options) == last.path);
-}
-
-TEST_CASE(
-    "a halving anneals to 0 from its first update on and keeps no average, however its teacher was trained") {
-  TrainConfig teacher = tiny_config().train;
-  teacher.anneal = false;
-  teacher.warmup_steps = 3;
-  teacher.learning_rate = 0.5;
-  const TrainConfig student = distillation_defaults(teacher);
-  CHECK(student.ema_decay == 0);
-  CHECK(student.learning_rate_schedule()(0) == 0.5);
-  CHECK(student.learning_rate_schedule()(student.max_steps - 1) == doctest::Approx(0.5 / 6).scale(0));
-}
-
 TEST_CASE("a student starts as its teacher and the teacher's parameters get no gradient") {
   Config config = tiny_config();
   Trainer teacher(config, cpu_device());
@@ -241,38 +128,6 @@ TEST_CASE("a student starts as its teacher and the teacher's parameters get no g
   CHECK(student.step() == 1);
 }
 
-TEST_CASE(
-    "updates that are not finite are skipped and counted, and a run that only skips ends with an error") {
-  Config config = tiny_config();
-  Trainer trainer(config, cpu_device());
-  const Dataset data = tiny_data();
-  BatchSource batches(data, 4, 1);
-  const Batch batch = batches.batch(0);
-  trainer.update(batch);
-  const TensorMap before = [&] {
-    TensorMap copy;
-    for (const auto& [name, t] : state(trainer.unet())) copy.emplace(name, t.clone());
-    return copy;
-  }();
-  Batch poisoned = batch;
-  poisoned.x = batch.x.clone();
-  poisoned.x.slice(0, 0, 1).fill_(std::numeric_limits<double>::quiet_NaN());
-  trainer.update(poisoned);
-  CHECK(trainer.optimizer_stats().skipped == 1);
-  CHECK(trainer.optimizer_stats().applied == 1);
-  check_equal_bits(state(trainer.unet()), before);
-  trainer.update(batch);
-  CHECK(trainer.optimizer_stats().applied == 2);
-
-  config.train.learning_rate = 1e30;  // diverges at once
-  config.train.max_steps = 400;
-  config.train.anneal = false;
-  config.train.log_every = 50;
-  const TemporaryFolder folder;
-  CHECK(contains(error_of([&] { train(config, tiny_data(), {.out = folder.path() + "/diverged"}); }),
-                 "not finite"));
-}
-
 TEST_CASE("one update runs on a device whose memory the host cannot read, and reads nothing back") {
   Config config = tiny_config();
   config.model.unet.dropout = 0.1;
@@ -293,33 +148,110 @@ TEST_CASE("one update runs on a device whose memory the host cannot read, and re
     CHECK(unreadable_downloads() == downloads);
     TensorMap result;
     for (const auto& [name, t] : trainer.weights()) result.emplace(name, t.to(cpu_device()));
-    result.emplace("loss", Tensor::scalar(trainer.take_mean_loss()));
+    result.emplace("loss", Tensor::scalar(trainer.mean_loss()));
     return result;
   };
   for (bool distilling : {false, true})
     check_equal_bits(run(unreadable_device(), distilling), run(reference_device(), distilling));
 }
 
-TEST_CASE("data that does not fit the model is refused before training") {
-  const TemporaryFolder folder;
-  Dataset data = tiny_data();
+TEST_CASE("updates that are not finite are skipped and counted") {
   Config config = tiny_config();
-  config.model.unet.height = 16;
-  CHECK(contains(error_of([&] { train(config, data, {.out = folder.path() + "/a"}); }),
-                 "the model is for pictures of 16 x 8 x 1, the data 'halves' has 8 x 8 x 1"));
+  Trainer trainer(config, cpu_device());
+  const Dataset data = tiny_data();
+  BatchSource batches(data, 4, 1);
+  const Batch batch = batches.batch(0);
+  trainer.update(batch);
+  const TensorMap before = [&] {
+    TensorMap copy;
+    for (const auto& [name, t] : state(trainer.unet())) copy.emplace(name, t.clone());
+    return copy;
+  }();
+  Batch poisoned = batch;
+  poisoned.x = batch.x.clone();
+  poisoned.x.slice(0, 0, 1).fill_(std::numeric_limits<double>::quiet_NaN());
+  trainer.update(poisoned);
+  CHECK(trainer.optimizer_stats().skipped == 1);
+  CHECK(trainer.optimizer_stats().applied == 1);
+  check_equal_bits(state(trainer.unet()), before);
+  trainer.update(batch);
+  CHECK(trainer.optimizer_stats().applied == 2);
 }
 
-TEST_CASE("a short training learns two kinds of pictures") {
-  const TemporaryFolder folder;
+TEST_CASE("a batch in parts has the gradient of the whole, and its loss") {
+  for (const bool distilling : {false, true}) {
+    CAPTURE(distilling);
+    Config config = tiny_config();
+    config.train.adam = {.beta1 = 0, .beta2 = 0, .eps = 1e6};  // a step is lr / eps times the gradient
+    config.train.learning_rate = 1e6;
+    config.train.anneal = false;
+    config.train.batch_size = 8;
+    const Dataset data = tiny_data();
+    const Batch batch = BatchSource(data, 8, 1).batch(0);
+    UNet teacher(config.model.unet, 3);
+    set_requires_grad(teacher, false);
+    const auto updated = [&](int64_t parts) {
+      config.train.micro_batches = parts;
+      Trainer trainer(config, cpu_device());
+      // Its zero-initialised layers would hide most gradients.
+      TensorMap weights = trainer.weights();
+      for (const auto& [name, t] : weights) t.copy_(random_normal(t.shape(), {7, t.numel() + 0ul}));
+      trainer.start_from(weights);
+      if (distilling)
+        trainer.update(batch, make_denoiser(teacher, config.model.prediction), 4);
+      else
+        trainer.update(batch);
+      TensorMap result;
+      for (const auto& [name, t] : state(trainer.unet())) result.emplace(name, t.clone());
+      return std::pair(result, trainer.mean_loss());
+    };
+    const auto [whole, whole_loss] = updated(1);
+    for (const int64_t parts : {2, 8}) {
+      const auto [split, split_loss] = updated(parts);
+      CHECK(split_loss == doctest::Approx(whole_loss).epsilon(1e-5));
+      for (const auto& entry : whole) {
+        const std::string& name = entry.first;
+        CAPTURE(name);
+        const std::vector<double> a = entry.second.to_vector<double>(),
+                                  b = split.at(name).to_vector<double>();
+        double error = 0, size = 0;
+        for (size_t i = 0; i < a.size(); ++i) {
+          error = std::max(error, std::abs(a[i] - b[i]));
+          size = std::max(size, std::abs(a[i]));
+        }
+        CHECK(error <= 2e-4 * size);
+      }
+    }
+  }
   Config config = tiny_config();
-  config.train.max_steps = 300;
+  config.train.micro_batches = 4;
+  Trainer trainer(config, cpu_device());
+  const Dataset data = tiny_data();
+  CHECK(contains(error_of([&] { trainer.update(BatchSource(data, 6, 1).batch(0)); }),
+                 "expected a batch that divides into 4 equal parts, got 6 examples"));
+}
+
+TEST_CASE("recomputed blocks: the same update, dropout included, in less memory") {
+  Config config = tiny_config();
+  config.model.unet.dropout = 0.3;
   config.train.batch_size = 16;
-  config.train.learning_rate = 3e-3;
-  config.train.log_every = 50;
-  config.train.flip = false;
-  double first = 0, last = 0;
-  RunOptions options{.out = folder.path() + "/run"};
-  options.on_progress = [&](const Progress& p) { (p.step == 50 ? first : last) = p.loss; };
-  train(config, tiny_data(), options);
-  CHECK(last < 0.5 * first);
+  const Dataset data = tiny_data();
+  const Batch batch = BatchSource(data, 16, 1).batch(0);
+  Allocator& allocator = cpu_device().allocator;
+  const auto updated = [&](bool recompute, size_t& peak) {
+    config.train.recompute_blocks = recompute;
+    Trainer trainer(config, cpu_device());
+    TensorMap weights = trainer.weights();
+    for (const auto& [name, t] : weights) t.copy_(random_normal(t.shape(), {7, t.numel() + 0ul}));
+    trainer.start_from(weights);
+    const size_t before = allocator.current_bytes();
+    allocator.reset_peak();
+    trainer.update(batch);
+    peak = allocator.peak_bytes() - before;
+    return trainer.mean_loss();
+  };
+  size_t kept_peak = 0, recomputed_peak = 0;
+  const double kept = updated(false, kept_peak), recomputed = updated(true, recomputed_peak);
+  CHECK(recomputed == kept);
+  CHECK(5 * recomputed_peak < 4 * kept_peak);
 }

@@ -15,9 +15,9 @@ using Json = nlohmann::ordered_json;
 /// Parses JSON; Error names the source and the position.
 Json parse_json(const std::string& text, const std::string& source);
 
-/// {"model": {...}, "train": {...}}
+/// {"model": {...}, "train": {...}, "distill": {...}}
 Json to_json(const Config& config);
-/// Reads "model" and "train" over `config`; other keys of `json` are an error.
+/// Reads "model", "train" and "distill" over `config`; other keys of `json` are an error.
 void read_json(const Json& json, const std::string& source, Config& config);
 
 /// What a value of type T is in JSON.
@@ -29,6 +29,8 @@ constexpr std::string_view kind_of() {
     return "a number";
   else if constexpr (std::is_same_v<T, std::string>)
     return "a text";
+  else if constexpr (requires { typename T::mapped_type; })
+    return "an object of numbers";
   else
     return "a list of numbers";
 }

@@ -34,6 +34,13 @@ TEST_CASE("errors of files") {
        "[file] cannot read '*': Is a directory; give the name of a file, not of a folder"},
       {"folder that exists", [&] { publish_folder(folder.path(), [](const std::string&) {}); },
        "[file] expected '*' to be a new folder, but it exists; nothing is ever replaced"},
+      {"a folder that another process writes",
+       [&] {
+         const FolderLock lock(folder / "run");
+         FolderLock second(folder / "run");
+       },
+       "[lock] expected to be the only writer of '*/run', but process * is one; wait for it, stop it, or "
+       "choose another folder"},
       {"missing safetensors file", [&] { read_safetensors(folder / "none.safetensors"); },
        "[file] cannot read '*none.safetensors': No such file or directory; *"},
       {"file of a few bytes", [] { parse("abc"); },

@@ -92,6 +92,8 @@ TEST_CASE("errors of modules and optimisers") {
        },
        "[SelfAttention] expected images [B, H, W, C], got (1, 3, 2)"},
       {"decay", [&] { Ema(all, 1, EmaWarmup::none); }, "[Ema] expected a decay in [0, 1), got 1"},
+      {"shape of an anneal", [] { anneal_shape_by_name("step"); },
+       "[anneal_shape] expected linear or cosine, got 'step'"},
       {"warm-up of an average", [] { ema_warmup_by_name("slow"); },
        "[ema_warmup] expected none, ramp or power, got 'slow'"},
       {"name of no warm-up", [] { name_of(static_cast<EmaWarmup>(9)); },
