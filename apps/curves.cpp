@@ -133,12 +133,13 @@ Figure figure_of(const std::string& where, const RunFolder& run, int64_t smooth)
     panel.log = panel.y.low > 0 && panel.y.high > q.log_from * panel.y.low;
     figure.panels.push_back(std::move(panel));
   }
-  for (const auto& [title, value] : {std::pair{"Distance to data", &Evaluation::distance_to_data},
-                                     std::pair{"Distance to teacher", &Evaluation::distance_to_teacher}}) {
+  for (const auto& [title, value] :
+       {std::pair{"Distance to data", &EvaluationLine::distance_to_data},
+        std::pair{"Distance to teacher", &EvaluationLine::distance_to_teacher}}) {
     Panel panel{title, false, {}, {}};
     for (size_t i = 0; i < logs.size(); ++i) {
       Curve& curve = panel.curves.emplace_back();
-      for (const Evaluation& evaluation : logs[i]->evaluations) {
+      for (const EvaluationLine& evaluation : logs[i]->evaluations) {
         if (!std::isfinite(evaluation.*value)) continue;  // not measured is no gap
         curve.reports.push_back({figure.starts[i] + static_cast<double>(evaluation.step), evaluation.*value});
         panel.y.add(evaluation.*value);

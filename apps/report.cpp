@@ -43,7 +43,7 @@ ReportPicture picture_of(const std::string& path, std::string caption) {
   return picture;
 }
 
-ReportPicture picture_of(const StageLog& stage, const Evaluation& evaluation) {
+ReportPicture picture_of(const StageLog& stage, const EvaluationLine& evaluation) {
   ReportPicture picture =
       picture_of(stage.folder + "/" + evaluation.grid, fmt::format("step {}", evaluation.step));
   if (std::isfinite(evaluation.distance_to_data))
@@ -54,8 +54,8 @@ ReportPicture picture_of(const StageLog& stage, const Evaluation& evaluation) {
 }
 
 std::vector<ReportPicture> pictures_of(const StageLog& stage) {
-  std::vector<const Evaluation*> drawn;
-  for (const Evaluation& evaluation : stage.evaluations)
+  std::vector<const EvaluationLine*> drawn;
+  for (const EvaluationLine& evaluation : stage.evaluations)
     if (!evaluation.grid.empty()) drawn.push_back(&evaluation);
   std::vector<ReportPicture> pictures;
   const size_t shown = std::min(drawn.size(), kPicturesOfStage);
@@ -66,9 +66,9 @@ std::vector<ReportPicture> pictures_of(const StageLog& stage) {
 }
 
 /// The last value of a distance that an evaluation has found.
-double last_distance(const StageLog& stage, double Evaluation::*distance) {
+double last_distance(const StageLog& stage, double EvaluationLine::*distance) {
   double last = kNaN;
-  for (const Evaluation& evaluation : stage.evaluations)
+  for (const EvaluationLine& evaluation : stage.evaluations)
     if (std::isfinite(evaluation.*distance)) last = evaluation.*distance;
   return last;
 }
@@ -92,11 +92,11 @@ ReportStage stage_of(const RunFolder& run, const StageLog& log, const Json& entr
   stage.seconds = number_at(entry, "seconds");
   if (!std::isfinite(stage.seconds))
     stage.seconds = training_time(log.reports, count_at(value_at(config, "train"), "batch_size")).seconds;
-  const auto distance = [&](const char* key, double Evaluation::*value) {
+  const auto distance = [&](const char* key, double EvaluationLine::*value) {
     return std::isfinite(number_at(entry, key)) ? number_at(entry, key) : last_distance(log, value);
   };
-  stage.distance_to_data = distance("distance_to_data", &Evaluation::distance_to_data);
-  stage.distance_to_teacher = distance("distance_to_teacher", &Evaluation::distance_to_teacher);
+  stage.distance_to_data = distance("distance_to_data", &EvaluationLine::distance_to_data);
+  stage.distance_to_teacher = distance("distance_to_teacher", &EvaluationLine::distance_to_teacher);
   stage.model_sha256 = text_at(entry, "model_sha256");
   stage.parent_sha256 = text_at(entry, "parent_sha256");
   stage.checkpoint = text_at(entry, "checkpoint");
@@ -150,8 +150,7 @@ Report report_of(const RunFolder& run) {
   } else {
     report.data = text_at(config, "data");
   }
-  report.model = value_at(config, "model");
-  report.train = value_at(config, "train");
+  report.config = config;
   // What the demo draws.
   for (const auto& [name, caption] :
        {std::pair{"grid.png", "Teacher and students, the same noise in each column"},

@@ -180,6 +180,8 @@ std::string moment(const std::string& time) {
              : time;
 }
 
+std::string threads_text(const std::string& count) { return count + (count == "1" ? " thread" : " threads"); }
+
 std::string pill(const std::string& status) {
   const bool known = status == "done" || status == "running" || status == "stopped" || status == "waiting";
   return fmt::format("<span class=\"pill {}\">{}</span>", known ? status : "waiting", escaped(status));
@@ -256,7 +258,7 @@ std::string header(const Report& report) {
   if (!report.commands.empty()) {
     const Json& last = report.commands.back();
     const std::string threads = text_at(last, "threads");
-    fact("Device", text_at(last, "device") + (threads.empty() ? "" : fmt::format(", {} threads", threads)));
+    fact("Device", text_at(last, "device") + (threads.empty() ? "" : ", " + threads_text(threads)));
     fact("Started", moment(text_at(report.commands.front(), "started")));
     fact("Program", text_at(last, "program"));
   }
@@ -369,7 +371,9 @@ std::string settings_table(const char* heading, const Json& settings) {
 }
 
 std::string configuration(const Report& report) {
-  const std::string tables = settings_table("Model", report.model) + settings_table("Training", report.train);
+  const std::string tables = settings_table("Model", value_at(report.config, "model")) +
+                             settings_table("Training", value_at(report.config, "train")) +
+                             settings_table("Distillation", value_at(report.config, "distill"));
   return tables.empty() ? "" : fmt::format("<div class=\"configuration\">\n{}</div>\n", tables);
 }
 
@@ -409,7 +413,7 @@ std::string lineage(const Report& report) {
          {moment(text_at(command, "started")), text_at(command, "program"), text_at(command, "device")})
       if (!detail.empty()) details.push_back(escaped(detail));
     if (const std::string threads = text_at(command, "threads"); !threads.empty())
-      details.push_back(escaped(threads) + " threads");
+      details.push_back(escaped(threads_text(threads)));
     commands += fmt::format("<div class=\"card command\"><pre><code>{}</code></pre><p>{}</p></div>\n",
                             escaped(text_at(command, "line")), fmt::join(details, " · "));
   }
@@ -450,7 +454,7 @@ std::string text_at(const Json& json, const char* key) {
 }
 
 std::string distance_text(double distance) {
-  return distance >= 0.1 ? fmt::format("{:.2f}", distance) : number(distance, 3);
+  return distance >= 1 ? fmt::format("{:.2f}", distance) : number(distance, 3);
 }
 
 std::string report_page(const Report& report, const std::string& footer) {

@@ -39,7 +39,7 @@ struct ReportStage {
 struct Report {
   std::string name, status;
   std::string data;
-  Json model, train;              ///< objects
+  Json config;                    ///< an object with the sections model, train, distill
   Json commands = Json::array();  ///< as in manifest.json
   Json teacher;                   ///< as in manifest.json, or null
   std::vector<ReportStage> stages;

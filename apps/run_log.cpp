@@ -132,13 +132,13 @@ std::vector<LogReport> read_log(const std::string& path) {
   return reports;
 }
 
-std::vector<Evaluation> read_evaluations(const std::string& path) {
-  std::vector<Evaluation> evaluations;
+std::vector<EvaluationLine> read_evaluations(const std::string& path) {
+  std::vector<EvaluationLine> evaluations;
   if (!fs::exists(path)) return evaluations;
   for_each_line(path, [&](const Json& json, const Line& line) {
-    add_in_order(evaluations, Evaluation{step_in(json, line), text_in(json, "grid", line),
-                                         number_in(json, "distance_to_data", line),
-                                         number_in(json, "distance_to_teacher", line)});
+    add_in_order(evaluations, EvaluationLine{step_in(json, line), text_in(json, "grid", line),
+                                             number_in(json, "distance_to_data", line),
+                                             number_in(json, "distance_to_teacher", line)});
   });
   return evaluations;
 }

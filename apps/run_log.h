@@ -1,5 +1,5 @@
 // What training leaves in a run folder for those who look at it later: log.jsonl, eval.jsonl, manifest.json.
-// The files are described in docs/report.md.
+// docs/checkpoint.md describes the files.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct LogReport {
 };
 
 /// A line of eval.jsonl.
-struct Evaluation {
+struct EvaluationLine {
   int64_t step = 0;
   std::string grid;  ///< picture of samples, relative to the run folder; empty: none
   double distance_to_data = 0, distance_to_teacher = 0;
@@ -32,7 +32,7 @@ struct Evaluation {
 /// be read.
 std::vector<LogReport> read_log(const std::string& path);
 /// The same for eval.jsonl; a file that is not there has none.
-std::vector<Evaluation> read_evaluations(const std::string& path);
+std::vector<EvaluationLine> read_evaluations(const std::string& path);
 
 /// Time and rate of the updates that led to the last report. `seconds` is NaN if that cannot be told.
 struct TrainingTime {
@@ -45,7 +45,7 @@ struct StageLog {
   std::string name;    ///< "train", "teacher", "student-8"
   std::string folder;  ///< with the run's path
   std::vector<LogReport> reports;
-  std::vector<Evaluation> evaluations;
+  std::vector<EvaluationLine> evaluations;
 };
 
 /// A run folder, or a folder with the runs of a chain of halvings, teacher first.

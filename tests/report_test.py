@@ -138,8 +138,12 @@ def test_chain(folder):
     # A student of another teacher.
     other = manifest([(8, "done"), (4, "done")])
     other["stages"][1]["parent_sha256"] = "f" * 64
+    other["config"]["distill"] = {"updates_of": {"2": 300}}
+    other["commands"][0]["threads"] = 1
     write_json(folder / "students/manifest.json", other)
-    check("not the model above" in " ".join(page_of(folder / "students").text), "a broken lineage is told")
+    text = " ".join(page_of(folder / "students").text)
+    check("not the model above" in text, "a broken lineage is told")
+    check("Distillation" in text and '{"2":300}' in text and "1 thread " in text.replace("\n", " "), "other settings", text)
 
 
 def test_history(folder):
