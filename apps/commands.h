@@ -12,6 +12,8 @@ Command add_predict(CLI::App& program);
 Command add_info(CLI::App& program);
 Command add_demo(CLI::App& program);
 Command add_gradcheck(CLI::App& program);
+Command add_plot(CLI::App& program);
+Command add_report(CLI::App& program);
 Command add_completion(CLI::App& program);
 /// Last: it knows the subcommands that were added before.
 Command add_help(CLI::App& program);

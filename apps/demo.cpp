@@ -6,11 +6,11 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
-#include <sstream>
 
 #include "apps/commands.h"
 #include "apps/demo_config.h"
 #include "apps/progress.h"
+#include "apps/run_log.h"
 #include "diffusion/distill.h"
 #include "diffusion/images.h"
 #include "diffusion/model.h"
@@ -123,30 +123,6 @@ void make_plan(Plan& plan, const Dataset& data, Device& device, const std::atomi
   const double seconds = std::max(0.0, 60 * plan.minutes - (now() - start));
   spend(plan.teacher.train, kTeacherShare * seconds, plan.seconds_per_update);
   spend(plan.student.train, kHalvingShare * seconds, plan.seconds_per_distillation_update);
-}
-
-/// Time and rate of the updates that led to a run's result, from its log; a run that was resumed may have
-/// done more.
-struct RunTimes {
-  double seconds = 0, images_per_second = 0;
-};
-RunTimes times_of(const std::string& run, int64_t batch_size) {
-  const std::string path = run + "/log.jsonl";
-  std::istringstream log(read_file(path));
-  RunTimes times;
-  int64_t done = 0;
-  for (std::string line; std::getline(log, line);) {
-    const Json entry = parse_json(line, path);
-    int64_t step = 0;
-    double rate = 0;
-    read_field(entry, path, "step", step);
-    read_field(entry, path, "images_per_second", rate);
-    if (step <= done || !(rate > 0)) continue;
-    times.seconds += static_cast<double>((step - done) * batch_size) / rate;
-    done = step;
-  }
-  if (times.seconds > 0) times.images_per_second = static_cast<double>(done * batch_size) / times.seconds;
-  return times;
 }
 
 int64_t peak_memory_bytes() {
@@ -271,7 +247,8 @@ void DemoCommand::run() const {
   Json stages = Json::array();
   for (size_t i = 0; i < runs.size(); ++i) {
     const Checkpoint checkpoint = load_checkpoint(runs[i].first);
-    const RunTimes times = times_of(runs[i].first, checkpoint.info.config.train.batch_size);
+    const TrainingTime times =
+        training_time(read_log(runs[i].first + "/log.jsonl"), checkpoint.info.config.train.batch_size);
     stages.push_back({{"name", std::filesystem::path(runs[i].first).filename().string()},
                       {"num_steps", runs[i].second},
                       {"updates", checkpoint.info.step},

@@ -31,6 +31,7 @@ class BatchLoader {
   double seconds_waited() const { return seconds_waited_; }
 
  private:
+  /// A place for a batch that is ready, or for the error in its place.
   struct Slot {
     bool full = false;
     Batch batch;

@@ -151,7 +151,7 @@ std::vector<uint8_t> to_pixels(const Tensor& x) {
   return pixels;
 }
 
-PictureSize write_grid(const std::string& path, const Tensor& images, const GridOptions& options) {
+void write_grid(const std::string& path, const Tensor& images, const GridOptions& options) {
   check(images, options);
   const int64_t count = images.size(0);
   const int64_t columns = options.columns > 0
@@ -160,11 +160,29 @@ PictureSize write_grid(const std::string& path, const Tensor& images, const Grid
   const int64_t rows = (count + columns - 1) / columns;
   const int64_t cell_width = images.size(2) * options.scale + options.padding;
   const int64_t cell_height = images.size(1) * options.scale + options.padding;
-  const PictureSize size{columns * cell_width + options.padding, rows * cell_height + options.padding};
-  Canvas canvas(size.width, size.height, static_cast<int>(images.size(3)));
+  Canvas canvas(columns * cell_width + options.padding, rows * cell_height + options.padding,
+                static_cast<int>(images.size(3)));
   draw_images(canvas, options.padding, options.padding, images, columns, options);
   canvas.save(path);
-  return size;
+}
+
+PngHead read_png_head(std::string_view png, const std::string& source) {
+  // Signature, length and name of the first chunk; its width, height, bit depth and colour type.
+  constexpr std::string_view kBegin("\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 16);
+  constexpr size_t kColourType = 25;
+  require(png.starts_with(kBegin) && png.size() > kColourType, "image",
+          "expected a PNG file, got '{}' with something else", source);
+  const auto number_at = [&](size_t begin) {
+    int64_t value = 0;
+    for (size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(png[begin + i]);
+    return value;
+  };
+  const int colour = png[kColourType];
+  return {number_at(kBegin.size()), number_at(kBegin.size() + 4),
+          colour == 2   ? 3
+          : colour == 4 ? 2
+          : colour == 6 ? 4
+                        : 1};
 }
 
 void write_rows(const std::string& path, const std::vector<LabelledRow>& rows, const std::string& title,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -21,15 +22,18 @@ struct GridOptions {
   int scale = 1;    ///< each pixel becomes a square of this size
 };
 
-/// In pixels.
-struct PictureSize {
-  int64_t width = 0, height = 0;
-};
-
 /// Writes `images` [K, H, W, C], C = 1 or 3, in [-1, 1], K >= 1, as a PNG grid, row after row. The file is
-/// replaced in one step (see write_file). Returns its size. Throws Error for other shapes, NaN, options out of
-/// range and failed writes.
-PictureSize write_grid(const std::string& path, const Tensor& images, const GridOptions& options = {});
+/// replaced in one step (see write_file). Throws Error for other shapes, NaN, options out of range and failed
+/// writes.
+void write_grid(const std::string& path, const Tensor& images, const GridOptions& options = {});
+
+/// What the first bytes of a PNG file say.
+struct PngHead {
+  int64_t width = 0, height = 0;
+  int channels = 0;  ///< 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA
+};
+/// Throws Error, naming `source`, if `png` does not begin as a PNG file does.
+PngHead read_png_head(std::string_view png, const std::string& source);
 
 /// One row of write_rows.
 struct LabelledRow {

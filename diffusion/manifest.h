@@ -21,7 +21,9 @@ struct ManifestCommand {
   int threads = 0;
 };
 
+/// Where a stage stands. One that was killed stays `running`.
 enum class StageStatus { waiting, running, stopped, done };
+/// "waiting", "running", "stopped", "done".
 std::string_view name_of(StageStatus status);
 
 /// One training: of the teacher, or of one student.
@@ -47,6 +49,7 @@ struct ManifestTeacher {
   std::string model_sha256;
 };
 
+/// What manifest.json says.
 struct Manifest {
   std::string kind;  ///< "train", "distill"
   std::vector<ManifestCommand> commands;

@@ -92,16 +92,17 @@ void RunRecord::evaluation(int64_t step, const Evaluation& result) {
   last_ =
       Last{fmt::format("samples/step-{:08}.png", step), result.distance_to_data, result.distance_to_teacher};
   create_folders(folder_ + "/samples");
-  const std::string png = folder_ + "/" + last_->grid;
-  const PictureSize size = write_grid(png, result.samples, {.scale = 2});
+  const std::string grid = folder_ + "/" + last_->grid;
+  write_grid(grid, result.samples, {.scale = 2});
   append(folder_ + kEvaluations, {{"stage", stage_},
                                   {"step", step},
                                   {"grid", last_->grid},
                                   {"distance_to_data", result.distance_to_data},
                                   {"distance_to_teacher", number_or_null(result.distance_to_teacher)}});
   if (!events_) return;
-  events_->image("samples", step, read_file(png), size.width, size.height,
-                 static_cast<int>(result.samples.size(3)));
+  const std::string png = read_file(grid);
+  const PngHead head = read_png_head(png, grid);
+  events_->image("samples", step, png, head.width, head.height, head.channels);
   events_->scalar("eval/distance_to_data", step, result.distance_to_data);
   if (result.distance_to_teacher)
     events_->scalar("eval/distance_to_teacher", step, *result.distance_to_teacher);

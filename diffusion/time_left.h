@@ -17,6 +17,7 @@ class TimeLeft {
   double seconds_per_step() const;
 
  private:
+  /// One call of add().
   struct Point {
     double step, seconds;
   };

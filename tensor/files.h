@@ -49,6 +49,7 @@ class FolderLock {
 /// process that is killed leaves whole records, but for the last one if the system itself stops.
 class GrowingFile {
  public:
+  /// What the constructor accepts at the path.
   enum class Start { new_file, new_or_old_file };
 
   /// Creates `path`, or goes on with what is there. Throws Error, for a new file also if it exists.

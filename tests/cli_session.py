@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 
-SUBCOMMANDS = ("train", "distill", "sample", "predict", "info", "demo", "gradcheck", "completion", "help")
+SUBCOMMANDS = ("train", "distill", "sample", "predict", "info", "demo", "plot", "report", "gradcheck", "completion",
+               "help")
 SIDE, COUNT, CLASSES = 8, 64, 3
 TINY = {
     "model": {"channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "groups": 4},

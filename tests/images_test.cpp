@@ -9,6 +9,7 @@
 
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tests/error_of.h"
 #include "tests/temporary_folder.h"
 
 #if defined(__GNUC__)
@@ -27,6 +28,7 @@
 #endif
 
 using namespace halfstep;
+using halfstep::test::error_of;
 using halfstep::test::TemporaryFolder;
 
 namespace {
@@ -171,4 +173,19 @@ TEST_CASE("pictures that cannot be drawn are refused, and the old file stays") {
   CHECK_THROWS_AS(write_rows(path, {{"a", image}, {"b", Tensor::zeros({1, 2, 3, 1})}}), Error);
   CHECK_THROWS_AS(write_grid(folder / "none/grid.png", image), Error);
   CHECK(read_file(path) == before);
+}
+
+TEST_CASE("the head of a PNG file says its size") {
+  const TemporaryFolder folder;
+  for (const int64_t channels : {1, 3}) {
+    write_grid(folder / "grid.png", Tensor::zeros({2, 300, 4, channels}), {.padding = 0});
+    const PngHead head = read_png_head(read_file(folder / "grid.png"), "grid.png");
+    CHECK(head.width == 8);
+    CHECK(head.height == 300);
+    CHECK(head.channels == channels);
+  }
+  const std::string png = read_file(folder / "grid.png");
+  for (const std::string& bytes : {std::string(), std::string("GIF89a"), png.substr(0, 25), "x" + png})
+    CHECK(error_of([&] { read_png_head(bytes, "p.png"); }) ==
+          "[image] expected a PNG file, got 'p.png' with something else");
 }
