@@ -46,6 +46,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EXEMPT = os.path.join(ROOT, "scripts", "mutation_exempt.json")
 DEFAULT_FILES = ["autograd/*", "tensor/*"]
+SECONDS_TO_COMPILE = 5  # about, for one file
 TABLES = ["autograd/cases/*"]  # what tests run over; a changed case is another test, no mistake
 
 OPERATORS = {
@@ -947,6 +948,11 @@ class Workspace:
     def ninja(self, targets):
         return self.run(["ninja", "-C", self.build, "-j1", *sorted(set(targets))])
 
+    def stale(self, targets):
+        """How many files have to be compiled before these targets can be run."""
+        planned = self.run(["ninja", "-C", self.build, "-n", *sorted(set(targets))]).stdout
+        return planned.count("Compiling")
+
     def objects_of(self, file):
         """The objects that a source is compiled to, among those that the tests need; none for a header."""
         with open(os.path.join(self.build, "compile_commands.json"), encoding="utf-8") as commands:
@@ -1020,17 +1026,19 @@ class Session:
         self.kills = collections.Counter()  # (file, test) -> number of kills
         self.lock = threading.Lock()
 
-    def order(self, workspace, file):
-        """The tests, likeliest killer for its price first: by kills in this file, then in its folder, then by time."""
+    def next_test(self, workspace, file, tests, is_header):
+        """The likeliest killer for its price: by kills in this file, then in its folder, then by time. For a header, much
+        of which has to be compiled anew for every test, compiling is the price."""
         folder = os.path.dirname(file)
 
         def promise(test):
+            compiling = SECONDS_TO_COMPILE * workspace.stale(test["targets"]) if is_header else 0
             here = self.kills[(file, test["name"])]
             near = sum(n for (f, name), n in self.kills.items() if name == test["name"] and os.path.dirname(f) == folder)
             likely = 1.0 * here + 0.25 * near + (0.5 if folder.split("/")[0] == test["name"] else 0) + 0.1
-            return -likely / (test["seconds"] + 3)  # 3 s: about what linking costs
+            return likely / (test["seconds"] + compiling + 3)  # 3 s: about what linking costs
 
-        return sorted(workspace.tests, key=promise)
+        return max(tests, key=promise)
 
     def run_mutant(self, workspace, mutant):
         text = self.texts[mutant.file]
@@ -1064,7 +1072,10 @@ class Session:
             if workspace.hash_objects(objects) == {o: workspace.objects[o] for o in objects}:
                 result["status"] = "same code"
                 return
-        for test in self.order(workspace, mutant.file):
+        remaining = list(workspace.tests)
+        while remaining:
+            test = self.next_test(workspace, mutant.file, remaining, is_header=not objects)
+            remaining.remove(test)
             if not built(test["targets"]):
                 return
             limit = int(20 + 5 * test["seconds"])
