@@ -627,7 +627,14 @@ TEST_CASE("hints: transposed and swapped gradients") {
                                                 }),
                                  {normal({4}, 2), points({1, 2, 3, 4})});
   CHECK(hints_say(swapped, "the gradients of input 0 and input 1 look swapped"));
-  CHECK(swapped.hints.size() == 1);  // which explains both inputs
+  // It explains both inputs: that each is off by a factor, too, is not said.
+  const auto swapped_factors = gradcheck(with_gradients([](const In& in) { return 2 * in[0] + 3 * in[1]; },
+                                                        [](In g) {
+                                                          return In{g[1], g[0]};
+                                                        }),
+                                         {normal({4}, 2), normal({4}, 3)});
+  CHECK(hints_say(swapped_factors, "look swapped"));
+  CHECK(swapped_factors.hints.size() == 1);
 }
 
 // --- right rules pass --------------------------------------------------------------------------------------
