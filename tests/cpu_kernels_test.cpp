@@ -21,6 +21,19 @@
 #include "tensor/error.h"
 #include "tests/fenced.h"
 
+// Of tensor/cpu/override_entries.cpp, which is compiled once for each instruction set.
+namespace halfstep::cpu {
+namespace portable {
+void override_entries(Backend& backend);
+}
+namespace avx2 {
+void override_entries(Backend& backend);
+}
+namespace avx512 {
+void override_entries(Backend& backend);
+}
+}  // namespace halfstep::cpu
+
 using namespace halfstep;
 using halfstep::test::Fenced;
 
@@ -1071,6 +1084,21 @@ TEST_CASE("the CPU has a kernel of its own in every entry but those that plain l
   HALFSTEP_OWN(sgd);
   HALFSTEP_OWN(max_pool2d);
 #undef HALFSTEP_OWN
+}
+
+TEST_CASE("each instruction set has the table that was compiled for it") {
+  const auto is_filled_by = [](void (*override_entries)(Backend&), Isa isa) {
+    Backend expected = reference_device().backend;
+    override_entries(expected);
+    const Backend& table = cpu_backend_for(isa);
+    return table.gemm == expected.gemm && table.unary == expected.unary && table.adam == expected.adam;
+  };
+  CHECK(is_filled_by(cpu::portable::override_entries, Isa::portable));
+#if defined(__x86_64__)
+  // Only where it runs: the function that fills a table is itself compiled for the instruction set.
+  if (is_supported(Isa::avx2)) CHECK(is_filled_by(cpu::avx2::override_entries, Isa::avx2));
+  if (is_supported(Isa::avx512)) CHECK(is_filled_by(cpu::avx512::override_entries, Isa::avx512));
+#endif
 }
 
 TEST_CASE("HALFSTEP_CPU chooses the kernels, and an unknown name is an error") {
