@@ -1,6 +1,5 @@
 #include "diffusion/manifest.h"
 
-#include <cmath>
 #include <filesystem>
 
 #include "diffusion/internal/json.h"

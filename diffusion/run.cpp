@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <limits>
 
 #include "diffusion/batch_loader.h"
 #include "diffusion/distill.h"
@@ -52,7 +53,7 @@ class Plateau {
   int64_t waited_ = 0;
 };
 
-/// What one training is about; run_stage does the rest.
+/// What one training is about; StageRun does the rest.
 struct Stage {
   std::string name, folder;
   CheckpointInfo info;   ///< what checkpoints say, but for the step and the last history entry
@@ -240,7 +241,7 @@ Manifest begin_manifest(const std::string& kind, const Config& config, const Dat
   return manifest;
 }
 
-/// What the manifest in `root` says of a stage after a save.
+/// What the manifest says of a stage after a save: `entry` brought up to date.
 ManifestStage describe(ManifestStage entry, StageStatus status, const RunRecord& record,
                        const std::string& checkpoint) {
   entry.status = status;

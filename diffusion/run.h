@@ -9,7 +9,6 @@
 
 #include <atomic>
 #include <functional>
-#include <limits>
 #include <string>
 
 #include "diffusion/checkpoint.h"

@@ -94,6 +94,11 @@ class Checks:
             self.failed += 1
             print(f"FAILED {self.scenario}: {what}" + (f"\n    {detail}" if detail else ""), flush=True)
 
+    def finish(self):
+        """Prints the counts; the exit status of the test."""
+        print(f"{self.passed} passed, {self.failed} failed")
+        return 0 if self.failed == 0 and self.passed > 0 else 1
+
     def equal(self, got, expected, what):
         self.check(got == expected, what, f"expected {expected!r}, got {got!r}")
 
@@ -139,6 +144,18 @@ class Session:
         return read_tensors(self.path(name))
 
 
+def run_in_own_folders(tests, checks):
+    """Runs functions of (folder), each in an empty folder; the exit status of the test."""
+    for test in tests:
+        checks.scenario = test.__name__
+        with tempfile.TemporaryDirectory(prefix="halfstep-test-") as work:
+            try:
+                test(pathlib.Path(work))
+            except Exception as error:  # a test that breaks is one failure; the others still run
+                checks.check(False, f"stopped by {type(error).__name__}: {error}")
+    return checks.finish()
+
+
 def run_scenarios(scenarios, program, usage):
     """Runs functions of (session, checks) in one folder, in their order; the exit status of the test."""
     if not pathlib.Path(program).exists():
@@ -153,5 +170,4 @@ def run_scenarios(scenarios, program, usage):
             except Exception as error:  # a scenario that breaks is one failure; the others still run
                 checks.check(False, f"stopped by {type(error).__name__}: {error}")
             print(f"{checks.scenario}: {time.monotonic() - start:.1f} s", flush=True)
-    print(f"{checks.passed} passed, {checks.failed} failed")
-    return 0 if checks.failed == 0 and checks.passed > 0 else 1
+    return checks.finish()

@@ -153,8 +153,7 @@ def main():
         for test in tests:
             checks.scenario = test.__name__[5:]
             test(faults, checks)
-    print(f"{checks.passed} passed, {checks.failed} failed")
-    return 1 if checks.failed else 0
+    return checks.finish()
 
 
 if __name__ == "__main__":

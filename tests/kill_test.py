@@ -146,8 +146,7 @@ def main():
         killer = Killer(os.path.abspath(options.program), folder, checks, options.seed)
         test_training(killer, checks, options.kills)
         test_chain(killer, checks, options.chain_kills)
-    print(f"{checks.passed} passed, {checks.failed} failed")
-    return 1 if checks.failed else 0
+    return checks.finish()
 
 
 if __name__ == "__main__":

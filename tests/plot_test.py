@@ -13,21 +13,15 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import xml.etree.ElementTree
 
+from cli_session import Checks, run_in_own_folders
 from run_fixtures import manifest, png_size, report, write_json, write_lines, write_stage
 
 SVG = "{http://www.w3.org/2000/svg}"
 COLOURS = ("rgb(  0, 114, 178)", "rgb(213,  94,   0)", "rgb(  0, 158, 115)")
-passed = failed = 0
-
-
-def check(ok, what, detail=""):
-    global passed, failed
-    passed, failed = passed + bool(ok), failed + (not ok)
-    if not ok:
-        print(f"FAILED {what}" + (f"\n    {detail}" if detail else ""), flush=True)
+checks = Checks()
+check = checks.check
 
 
 def run(*arguments, **options):
@@ -261,12 +255,5 @@ if __name__ == "__main__":
     if shutil.which("gnuplot") is None:
         print("skipped: gnuplot is not installed")
         sys.exit(77)
-    for test in (test_default, test_out_and_json, test_axes, test_gaps, test_single_point, test_smooth, test_chain,
-                 test_distances, test_names, test_logs, test_refusals):
-        with tempfile.TemporaryDirectory(prefix="halfstep-test-") as work:
-            try:
-                test(pathlib.Path(work))
-            except Exception as error:  # a test that breaks is one failure; the others still run
-                check(False, f"{test.__name__}: stopped by {type(error).__name__}: {error}")
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(0 if failed == 0 and passed > 0 else 1)
+    sys.exit(run_in_own_folders((test_default, test_out_and_json, test_axes, test_gaps, test_single_point, test_smooth, test_chain,
+                 test_distances, test_names, test_logs, test_refusals), checks))

@@ -18,18 +18,13 @@ import subprocess
 import sys
 import tempfile
 
+from cli_session import Checks, run_in_own_folders
 from run_fixtures import MODEL, TRAIN, manifest, png, png_size, report, write_json, write_lines, write_stage
 
 VOID = {"meta", "link", "img", "br"}
 HOSTILE = "<script>alert('x')</script> & \"q\" <b>"
-passed = failed = 0
-
-
-def check(ok, what, detail=""):
-    global passed, failed
-    passed, failed = passed + bool(ok), failed + (not ok)
-    if not ok:
-        print(f"FAILED {what}" + (f"\n    {detail}" if detail else ""), flush=True)
+checks = Checks()
+check = checks.check
 
 
 def run(*arguments, **options):
@@ -300,11 +295,4 @@ if __name__ == "__main__":
     if shutil.which("gnuplot") is None:
         print("skipped: gnuplot is not installed")
         sys.exit(77)
-    for test in (test_chain, test_history, test_escaping, test_single, test_beginning, test_browser):
-        with tempfile.TemporaryDirectory(prefix="halfstep-test-") as work:
-            try:
-                test(pathlib.Path(work))
-            except Exception as error:  # a test that breaks is one failure; the others still run
-                check(False, f"{test.__name__}: stopped by {type(error).__name__}: {error}")
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(0 if failed == 0 and passed > 0 else 1)
+    sys.exit(run_in_own_folders((test_chain, test_history, test_escaping, test_single, test_beginning, test_browser), checks))

@@ -46,6 +46,12 @@ std::vector<int64_t> saved_steps(const std::string& run) {
   return steps;
 }
 
+/// Removes the checkpoints behind `last`, as if the run had been killed right after that save.
+void forget_after(const std::string& run, int64_t last) {
+  for (const int64_t step : saved_steps(run))
+    if (step > last) std::filesystem::remove_all(fmt::format("{}/step-{:08}", run, step));
+}
+
 /// Everything that changes with a run.
 Config busy_config() {
   Config config = tiny_config();
@@ -182,8 +188,7 @@ TEST_CASE("a run that stops after any update and continues equals the uninterrup
     Config part = config;
     part.train.checkpoint_every = stop_at;
     train(part, data, {.out = run});
-    for (const int64_t step : saved_steps(run))
-      if (step > stop_at) std::filesystem::remove_all(fmt::format("{}/step-{:08}", run, step));
+    forget_after(run, stop_at);
     const std::string resumed = train(config, data, {.out = run, .resume = true});
     CHECK(bytes_of(resumed) == expected);
     // The record, too: no line is missing, none is there twice.
@@ -268,8 +273,7 @@ TEST_CASE(
   Config parts = config;
   parts.train.checkpoint_every = 4;
   train(parts, data, {.out = folder / "parts"});
-  for (const int64_t step : saved_steps(folder / "parts"))
-    if (step > 4) std::filesystem::remove_all(fmt::format("{}/step-{:08}", folder / "parts", step));
+  forget_after(folder / "parts", 4);
   CHECK(bytes_of(train(config, data, {.out = folder / "parts", .resume = true})) == bytes_of(last));
   // Without patience it goes on.
   config.train.patience = 0;
@@ -279,8 +283,8 @@ TEST_CASE(
 TEST_CASE("one run writes to a folder at a time") {
   const TemporaryFolder folder;
   const FolderLock lock(folder / "run");
-  CHECK(contains(error_of([&] { train(tiny_config(), tiny_data(), {.out = folder / "run"}); }),
-                 "only writer"));
+  CHECK(
+      contains(error_of([&] { train(tiny_config(), tiny_data(), {.out = folder / "run"}); }), "only writer"));
 }
 
 TEST_CASE("halvings of their own lengths, the manifest of the chain, and a teacher that must stay") {

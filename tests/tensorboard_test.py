@@ -14,28 +14,17 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
-import zlib
 
-passed = failed = 0
+from cli_session import TINY, Checks, run_in_own_folders, write_data
+from run_fixtures import png
+
+checks = Checks()
+check = checks.check
 PATTERN = [0, 64, 128, 255, 32, 16]  # grey, 3 x 2
 
 
-def check(ok, what, detail=""):
-    global passed, failed
-    passed, failed = passed + bool(ok), failed + (not ok)
-    if not ok:
-        print(f"FAILED {what}" + (f"\n    {detail}" if detail else ""), flush=True)
-
-
-def png(width, height, pixels):
-    """A grey PNG."""
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows = b"".join(b"\0" + bytes(pixels[y * width:(y + 1) * width]) for y in range(height))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+def grey(x, y):
+    return PATTERN[3 * y + x]
 
 
 def write(folder, clock, *words):
@@ -67,13 +56,13 @@ def test_scalars(folder):
 
 def test_same_bytes(folder):
     """TensorBoard's own writer makes the same file."""
-    (folder / "p.png").write_bytes(png(3, 2, PATTERN))
+    (folder / "p.png").write_bytes(png(3, 2, grey))
     path = write(folder, 7, "resumed", 9, "scalar", "a", 10, -2.5, "image", "b", 11, folder / "p.png", 3, 2, 1)
     events = [event_pb2.Event(wall_time=7, file_version="brain.Event:2"),
               event_pb2.Event(wall_time=8, step=10, session_log=event_pb2.SessionLog(status="START"))]
     scalar = summary_pb2.Summary.Value(tag="a", simple_value=-2.5)
     image = summary_pb2.Summary.Value(tag="b", image=summary_pb2.Summary.Image(
-        height=2, width=3, colorspace=1, encoded_image_string=png(3, 2, PATTERN)))
+        height=2, width=3, colorspace=1, encoded_image_string=png(3, 2, grey)))
     events += [event_pb2.Event(wall_time=9, step=10, summary=summary_pb2.Summary(value=[scalar])),
                event_pb2.Event(wall_time=10, step=11, summary=summary_pb2.Summary(value=[image]))]
     with open(folder / "expected", "wb") as file:
@@ -86,7 +75,7 @@ def test_same_bytes(folder):
 
 
 def test_images(folder):
-    (folder / "p.png").write_bytes(png(3, 2, PATTERN))
+    (folder / "p.png").write_bytes(png(3, 2, grey))
     logs = folder / "logs"
     logs.mkdir()
     write(logs, 5, "image", "samples", 1000, folder / "p.png", 3, 2, 1, "image", "samples", 2000, folder / "p.png", 3, 2,
@@ -134,8 +123,6 @@ def test_run(folder):
     """A run that was killed and continued: TensorBoard shows what log.jsonl says."""
     if not HALFSTEP:
         return
-    sys.path.insert(0, str(pathlib.Path(__file__).parent))
-    from cli_session import TINY, write_data
     write_data(folder / "data")
     (folder / "tiny.json").write_text(json.dumps(TINY))
     command = [HALFSTEP, "train", "--data", "data", "--config", "tiny.json", "--out", "run", "--log-every", "1",
@@ -177,11 +164,4 @@ if __name__ == "__main__":
     from tensorboard.compat.proto import event_pb2, summary_pb2
     from tensorboard.summary.writer.record_writer import RecordWriter
     logging.disable()  # TensorBoard tells of every purge
-    for test in (test_scalars, test_same_bytes, test_images, test_resume, test_torn, test_program, test_run):
-        with tempfile.TemporaryDirectory(prefix="halfstep-test-") as work:
-            try:
-                test(pathlib.Path(work))
-            except Exception as error:  # a test that breaks is one failure; the others still run
-                check(False, f"{test.__name__}: stopped by {type(error).__name__}: {error}")
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(0 if failed == 0 and passed > 0 else 1)
+    sys.exit(run_in_own_folders((test_scalars, test_same_bytes, test_images, test_resume, test_torn, test_program, test_run), checks))
