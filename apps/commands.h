@@ -12,6 +12,7 @@ Command add_predict(CLI::App& program);
 Command add_info(CLI::App& program);
 Command add_demo(CLI::App& program);
 Command add_gradcheck(CLI::App& program);
+Command add_bench(CLI::App& program);
 Command add_plot(CLI::App& program);
 Command add_report(CLI::App& program);
 Command add_completion(CLI::App& program);

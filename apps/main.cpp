@@ -116,10 +116,10 @@ int run(int argc, char** argv) {
   program.set_version_flag("--version", program_version(), "show the version");
   program.footer(kFooter);
   program.require_subcommand(0, 1);  // a second word is an argument: a run may be called "train"
-  const std::vector<Command> commands{add_train(program),      add_distill(program), add_sample(program),
-                                      add_predict(program),    add_info(program),    add_demo(program),
-                                      add_plot(program),       add_report(program),  add_gradcheck(program),
-                                      add_completion(program), add_help(program)};
+  const std::vector<Command> commands{add_train(program),   add_distill(program),    add_sample(program),
+                                      add_predict(program), add_info(program),       add_demo(program),
+                                      add_plot(program),    add_report(program),     add_gradcheck(program),
+                                      add_bench(program),   add_completion(program), add_help(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

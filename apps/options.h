@@ -37,14 +37,16 @@ const std::string& command_line();
 /// "halfstep 0.1.0"
 std::string program_version();
 
-/// --device, --threads, --json.
+/// --device, --threads, --conv, --json.
 struct GeneralFlags {
   std::string device = "auto";
-  int threads = 0;  ///< 0: not given
+  int threads = 0;   ///< 0: not given
+  std::string conv;  ///< empty: not given
   bool json = false;
 
   void add_to(CLI::App& app);
-  /// Sets the number of threads, which must happen before the first computation, and finds the device.
+  /// Sets the number of threads and the method of convolutions, which must happen before the first
+  /// computation, and finds the device.
   Device& apply() const;
 };
 

@@ -105,12 +105,20 @@ struct Conv2dGeometry {
   int dilation_h = 1, dilation_w = 1;
 };
 
+/// How a convolution is computed; devices without a choice ignore it. direct: each product of its definition.
+/// winograd: for f32 kernels of 3x3 at stride 1 without dilation or groups, and channels that fill vectors,
+/// by Winograd's F(4x4, 3x3): 2 to 3 times faster, with rounding errors some times larger, and with the
+/// values of a 4x4 tile of outputs near infinity or NaN lost where one is. automatic: winograd where it is
+/// faster.
+enum class ConvMethod : uint8_t { automatic, direct, winograd };
+
 /// x: [B, H, W, C], kernel: [KH, KW, C / groups, O], y: [B, OH, OW, O]; all contiguous. bias: [O] or absent.
 /// forward writes y; backward_data writes x (the gradient) from y (the upstream gradient) and kernel;
 /// backward_kernel writes kernel (the gradient) from x and y. bias is used by forward only.
 struct Conv2dArgs {
   Array x, kernel, bias, y;
   Conv2dGeometry geometry;
+  ConvMethod method = ConvMethod::automatic;
 };
 
 /// A nonlinearity that is fused into another kernel.

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-SUBCOMMANDS = ("train", "distill", "sample", "predict", "info", "demo", "plot", "report", "gradcheck", "completion",
+SUBCOMMANDS = ("train", "distill", "sample", "predict", "info", "demo", "plot", "report", "gradcheck", "bench", "completion",
                "help")
 SIDE, COUNT, CLASSES = 8, 64, 3
 TINY = {

@@ -19,7 +19,7 @@ MAY_INCLUDE = {
     "autograd": {"autograd", "tensor"},
     "nn": {"nn", "autograd", "tensor"},
     "diffusion": {"diffusion", "nn", "autograd", "tensor"},
-    "apps": {"apps", "diffusion", "nn", "autograd", "tensor"},
+    "apps": {"apps", "bench", "diffusion", "nn", "autograd", "tensor"},
     "bench": {"bench", "diffusion", "nn", "autograd", "tensor"},
     "tests": {"tests", "diffusion", "nn", "autograd", "tensor"},
 }

@@ -1,6 +1,7 @@
 // Softmax and attention.
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/matmul.h"
+#include "tensor/cpu/pack.h"
 #include "tensor/cpu/simd.h"
 #include "tensor/cpu/thread_pool.h"
 #include "tensor/cpu/workspace.h"
@@ -115,47 +116,85 @@ struct HeadSizes {
   int64_t length, keys, width;
 };
 
+/// The scratch memory of a head, in parts that follow each other.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(T* memory) : next_(memory) {}
+  T* take(int64_t elements) { return (next_ += elements) - elements; }
+  /// b [k, n] as multiply_packed wants it.
+  const T* pack(int64_t k, int64_t n, Matrix<const T> b) {
+    T* const packed = take(packed_size<T>(k, n));
+    pack_panels(packed, k, b.data, k, n, b.row, b.column);
+    return packed;
+  }
+
+ private:
+  T* next_;
+};
+
+template <class T>
+int64_t forward_scratch(const HeadSizes& s) {
+  return packed_size<T>(s.width, s.keys) + packed_size<T>(s.keys, s.width) + kQueries * s.keys;
+}
+
 template <class T>
 void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t example, int64_t h, T* lse,
-                    T* scores) {
+                    Scratch<T> scratch) {
   const Matrix<const T> q = head<const T>(args.q, example, h), k = head<const T>(args.k, example, h),
                         v = head<const T>(args.v, example, h);
-  const Matrix<T> out = head<T>(args.out, example, h), weights{scores, s.keys, 1};
+  const Matrix<T> out = head<T>(args.out, example, h);
+  const T* const k_transposed = scratch.pack(s.width, s.keys, transposed(k));
+  const T* const values = scratch.pack(s.keys, s.width, v);
+  const Matrix<T> weights{scratch.take(kQueries * s.keys), s.keys, 1};
   for (int64_t i = 0; i < s.length; i += kQueries) {
     const int64_t n = min(kQueries, s.length - i);
-    matmul<T>(n, s.keys, s.width, rows_from(q, i), transposed(k), weights, nullptr,
-              static_cast<T>(args.scale), false);
+    multiply_packed<T>(n, s.keys, s.width, rows_from(q, i), k_transposed, weights, static_cast<T>(args.scale),
+                       false);
     for (int64_t r = 0; r < n; ++r) {
-      T* row = scores + r * s.keys;
+      T* row = weights.data + r * s.keys;
       const T top = largest(s.keys, row);
       shifted_exp(s.keys, row, row, top);
       const T total = sum(s.keys, row);
       scale_row(s.keys, row, T(1) / total);
       lse[i + r] = top + formulas::log(total);
     }
-    matmul<T>(n, s.width, s.keys, read(weights), v, rows_from(out, i), nullptr, T(1), false);
+    multiply_packed<T>(n, s.width, s.keys, read(weights), values, rows_from(out, i), T(1), false);
   }
+}
+
+template <class T>
+int64_t backward_scratch(const HeadSizes& s) {
+  return 2 * packed_size<T>(s.width, s.keys) + packed_size<T>(s.keys, s.width) +
+         2 * packed_size<T>(kQueries, s.width) + 2 * kQueries * s.keys;
 }
 
 /// With p = exp(scale q k^T - lse): dv = p^T d_out, dp = d_out v^T, ds = scale p (dp - d_out . out), dq = ds
 /// k, dk = ds^T q.
 template <class T>
 void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes& s, int64_t example,
-                             int64_t h, const T* lse, T* scores) {
+                             int64_t h, const T* lse, Scratch<T> scratch) {
   const AttentionArgs& f = args.forward;
   const Matrix<const T> q = head<const T>(f.q, example, h), k = head<const T>(f.k, example, h),
                         v = head<const T>(f.v, example, h), out = head<const T>(f.out, example, h),
                         d_out = head<const T>(args.d_out, example, h);
   const Matrix<T> dq = head<T>(args.dq, example, h), dk = head<T>(args.dk, example, h),
                   dv = head<T>(args.dv, example, h);
-  const Matrix<T> p{scores, s.keys, 1}, ds{scores + kQueries * s.keys, s.keys, 1};
+  const T* const k_transposed = scratch.pack(s.width, s.keys, transposed(k));
+  const T* const v_transposed = scratch.pack(s.width, s.keys, transposed(v));
+  const T* const keys = scratch.pack(s.keys, s.width, k);
+  const Matrix<T> p{scratch.take(kQueries * s.keys), s.keys, 1},
+      ds{scratch.take(kQueries * s.keys), s.keys, 1};
   const T scale = static_cast<T>(f.scale);
   for (int64_t i = 0; i < s.length; i += kQueries) {
     const int64_t n = min(kQueries, s.length - i);
     const bool accumulate = i > 0;
     const Matrix<const T> q_rows = rows_from(q, i), d_out_rows = rows_from(d_out, i);
-    matmul<T>(n, s.keys, s.width, q_rows, transposed(k), p, nullptr, scale, false);
-    matmul<T>(n, s.keys, s.width, d_out_rows, transposed(v), ds, nullptr, T(1), false);
+    Scratch<T> rest = scratch;
+    const T* const q_packed = rest.pack(n, s.width, q_rows);
+    const T* const d_out_packed = rest.pack(n, s.width, d_out_rows);
+    multiply_packed<T>(n, s.keys, s.width, q_rows, k_transposed, p, scale, false);
+    multiply_packed<T>(n, s.keys, s.width, d_out_rows, v_transposed, ds, T(1), false);
     for (int64_t r = 0; r < n; ++r) {
       T* p_row = p.data + r * s.keys;
       T* ds_row = ds.data + r * s.keys;
@@ -163,40 +202,41 @@ void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes&
       const T mean = dot(s.width, rows_from(d_out, i + r).data, rows_from(out, i + r).data);
       for (int64_t j = 0; j < s.keys; ++j) ds_row[j] = scale * p_row[j] * (ds_row[j] - mean);
     }
-    matmul<T>(s.keys, s.width, n, transposed(read(p)), d_out_rows, dv, nullptr, T(1), accumulate);
-    matmul<T>(n, s.width, s.keys, read(ds), k, rows_from(dq, i), nullptr, T(1), false);
-    matmul<T>(s.keys, s.width, n, transposed(read(ds)), q_rows, dk, nullptr, T(1), accumulate);
+    multiply_packed<T>(s.keys, s.width, n, transposed(read(p)), d_out_packed, dv, T(1), accumulate);
+    multiply_packed<T>(n, s.width, s.keys, read(ds), keys, rows_from(dq, i), T(1), false);
+    multiply_packed<T>(s.keys, s.width, n, transposed(read(ds)), q_packed, dk, T(1), accumulate);
   }
 }
 
-/// Calls one_head(sizes, example, head, log_sum_exp row, scores [score_blocks * kQueries, keys]) for every
-/// head.
+/// Calls one_head(sizes, example, head, log_sum_exp row, scratch) for every head.
 template <class T, class F>
-void for_each_head(const AttentionArgs& args, int score_blocks, F one_head) {
+void for_each_head(const AttentionArgs& args, int64_t (*scratch_size)(const HeadSizes&), F one_head) {
   const HeadSizes s{args.q.shape[1], args.k.shape[1], args.q.shape[3]};
   const int64_t heads = args.q.shape[2];
   T* const lse = args.log_sum_exp.as<T>();
   parallel_for(args.q.shape[0] * heads, max(1, 32768 / max(1, s.length * s.keys * s.width)),
                [=](int64_t begin, int64_t end) {
-                 const Workspace scores(sizeof(T) * score_blocks * kQueries * s.keys);
+                 const Workspace memory(sizeof(T) * scratch_size(s));
                  for (int64_t i = begin; i < end; ++i) {
-                   one_head(s, i / heads, i % heads, lse + i * s.length, static_cast<T*>(scores.data));
+                   one_head(s, i / heads, i % heads, lse + i * s.length,
+                            Scratch<T>(static_cast<T*>(memory.data)));
                  }
                });
 }
 
 template <class T>
 void attention_of(const AttentionArgs& args) {
-  for_each_head<T>(args, 1, [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, T* scores) {
-    attention_head<T>(args, s, example, h, lse, scores);
-  });
+  for_each_head<T>(args, forward_scratch<T>,
+                   [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, Scratch<T> scratch) {
+                     attention_head<T>(args, s, example, h, lse, scratch);
+                   });
 }
 
 template <class T>
 void attention_backward_of(const AttentionBackwardArgs& args) {
-  for_each_head<T>(args.forward, 2,
-                   [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, T* scores) {
-                     attention_head_backward<T>(args, s, example, h, lse, scores);
+  for_each_head<T>(args.forward, backward_scratch<T>,
+                   [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, Scratch<T> scratch) {
+                     attention_head_backward<T>(args, s, example, h, lse, scratch);
                    });
 }
 

@@ -1,7 +1,9 @@
-// Convolutions as implicit matrix products on the micro-kernel of tile.h.
+// Convolutions as implicit matrix products on the micro-kernel of tile.h: the direct method, for any kernel.
+// Where Winograd's method applies, the entries hand over to winograd.cpp.
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/thread_pool.h"
 #include "tensor/cpu/tile.h"
+#include "tensor/cpu/winograd.h"
 #include "tensor/cpu/workspace.h"
 
 namespace halfstep::cpu::inline HALFSTEP_ISA {
@@ -400,14 +402,17 @@ void backward_kernel(const Conv2dArgs& args) {
 }  // namespace
 
 void conv2d_forward(Conv2dArgs args) {
+  if (winograd_applies(args)) return winograd_forward(args);
   args.x.dtype == DType::f32 ? forward<float>(args) : forward<double>(args);
 }
 
 void conv2d_backward_data(Conv2dArgs args) {
+  if (winograd_applies(args)) return winograd_backward_data(args);
   args.x.dtype == DType::f32 ? backward_data<float>(args) : backward_data<double>(args);
 }
 
 void conv2d_backward_kernel(Conv2dArgs args) {
+  if (winograd_applies(args)) return winograd_backward_kernel(args);
   args.x.dtype == DType::f32 ? backward_kernel<float>(args) : backward_kernel<double>(args);
 }
 

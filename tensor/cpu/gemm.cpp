@@ -8,72 +8,197 @@
 
 namespace halfstep::cpu::inline HALFSTEP_ISA {
 
+namespace {
+
+// The rows of k that are multiplied at a time: their part of a panel of B stays in the first-level cache
+// while the rows of A go by.
+constexpr int64_t kBlockK = 192;
+
+/// Rows of A as the micro-kernel reads them: element (i, p) is data[i * row + p * step] within a tile, and
+/// tiles of kTileRows rows begin at steps of `tile`.
+template <class T>
+struct RowsOfA {
+  const T* data;
+  int64_t row, step, tile;
+};
+
+/// Elements of the workspace of rows_of_a.
+template <class T>
+int64_t copied_size(int64_t rows, int64_t k) {
+  return ceil_div(rows, kTileRows) * kTileRows * (k + 64 / static_cast<int64_t>(sizeof(T)));
+}
+
+/// The [rows, k] block of A at `a`, copied where the micro-kernel would read it slowly: columns that lie
+/// apart, or rows that lie a large power of two apart and share few lines of the cache.
+template <class T>
+RowsOfA<T> rows_of_a(T* copy, Matrix<const T> a, int64_t rows, int64_t k) {
+  constexpr int MR = kTileRows;
+  if (a.column == 1 && (a.row * static_cast<int64_t>(sizeof(T)) % 2048 != 0 || rows == 1)) {
+    return {a.data, a.row, 1, MR * a.row};
+  }
+  if (a.row == 1) {  // a transposed matrix: its lines are cut into kTileRows elements for each tile
+    const int64_t whole = rows / MR * MR;
+    for (int64_t p = 0; p < k; ++p) {
+      const T* const line = a.data + p * a.column;
+      T* const out = copy + p * MR;
+      for (int64_t i = 0; i < whole; i += MR) std::memcpy(out + i * k, line + i, MR * sizeof(T));
+      for (int64_t i = whole; i < rows; ++i) out[whole * k + i - whole] = line[i];
+    }
+    return {copy, 1, MR, MR * k};
+  }
+  const int64_t row = k + 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < rows; ++i) {
+    const T* source = a.data + i * a.row;
+    if (a.column == 1) {
+      std::memcpy(copy + i * row, source, k * sizeof(T));
+    } else {
+      for (int64_t p = 0; p < k; ++p) copy[i * row + p] = source[p * a.column];
+    }
+  }
+  return {copy, row, 1, MR * row};
+}
+
+/// c [rows, columns of the panels] = alpha * a b + bias (+ c) for a block of k.
+template <class T>
+struct BlockProduct {
+  int64_t rows, k, columns;
+  RowsOfA<T> a;
+  const T* b;  ///< of the first panel
+  int64_t b_step, b_panel;
+  Matrix<T> c;
+  const T* bias;
+  T alpha;
+  bool accumulate;
+};
+
+template <class T>
+void multiply_block(const BlockProduct<T>& block) {
+  constexpr int MR = kTileRows, NR = kTileColumns<T>;
+  Segment<T> segment = {};
+  segment.run = block.k;
+  T* rows_of_c[MR] = {};
+  for (int64_t j = 0; j < block.columns; j += NR) {
+    segment.b = block.b + j / NR * block.b_panel;
+    Tile<T> tile{.segments = &segment,
+                 .count = 1,
+                 .a_step = block.a.step,
+                 .b_step = block.b_step,
+                 .b_offset = 0,
+                 .c = rows_of_c,
+                 .c_step = block.c.column,
+                 .columns = static_cast<int>(min(NR, block.columns - j)),
+                 .bias = block.bias ? block.bias + j : nullptr,
+                 .alpha = block.alpha,
+                 .accumulate = block.accumulate};
+    for (int64_t i = 0; i < block.rows; i += MR) {
+      const int rows = static_cast<int>(min(MR, block.rows - i));
+      const T* const a = block.a.data + i / MR * block.a.tile;
+      T* const c = block.c.data + i * block.c.row + j * block.c.column;
+      for (int r = 0; r < rows; ++r) {
+        segment.a[r] = a + r * block.a.row;
+        rows_of_c[r] = c + r * block.c.row;
+      }
+      compute_tile_rows(tile, rows);
+    }
+  }
+}
+
+/// c = alpha * a b + bias (+ c), block by block of k. b: what the micro-kernel reads, at row 0 and column 0.
+template <class T>
+void multiply_blocks(int64_t rows, int64_t columns, int64_t k, Matrix<const T> a, const T* b, int64_t b_step,
+                     int64_t b_panel, Matrix<T> c, const T* bias, T alpha, bool accumulate) {
+  const Workspace copy(sizeof(T) * copied_size<T>(rows, min(kBlockK, k)));
+  int64_t p = 0;
+  do {
+    const int64_t run = min(kBlockK, k - p);
+    const Matrix<const T> part{a.data + p * a.column, a.row, a.column};
+    multiply_block<T>({.rows = rows,
+                       .k = run,
+                       .columns = columns,
+                       .a = rows_of_a(static_cast<T*>(copy.data), part, rows, run),
+                       .b = b + p * b_step,
+                       .b_step = b_step,
+                       .b_panel = b_panel,
+                       .c = c,
+                       .bias = p + run == k ? bias : nullptr,
+                       .alpha = alpha,
+                       .accumulate = accumulate || p > 0});
+    p += run;
+  } while (p < k);
+}
+
+}  // namespace
+
+template <class T>
+void multiply_packed(int64_t m, int64_t n, int64_t k, Matrix<const T> a, const T* packed, Matrix<T> c,
+                     T alpha, bool accumulate) {
+  constexpr int NR = kTileColumns<T>;
+  // As many rows as leave a copied A in the second-level cache.
+  constexpr int64_t kRows = 32 * kTileRows;
+  for (int64_t i = 0; i < m; i += kRows) {
+    multiply_blocks<T>(min(kRows, m - i), n, k, {a.data + i * a.row, a.row, a.column}, packed, NR, k * NR,
+                       {c.data + i * c.row, c.row, c.column}, nullptr, alpha, accumulate);
+  }
+}
+
 template <class T>
 void matmul(int64_t m, int64_t n, int64_t k, Matrix<const T> a, Matrix<const T> b, Matrix<T> c, const T* bias,
             T alpha, bool accumulate) {
   constexpr int MR = kTileRows, NR = kTileColumns<T>;
-  constexpr int64_t kBlockK = 2048;
   if (m == 0 || n == 0) return;
 
   // B is read in place where packing would cost more than it brings: few rows of A, and no ragged last panel.
   const bool in_place = b.column == 1 && n % kLanes<T> == 0 && m <= 2 * MR;
-  const Workspace memory(in_place ? 0 : sizeof(T) * packed_size<T>(k, n));
-  T* const packed = static_cast<T*>(memory.data);
   const int64_t panels = ceil_div(n, NR);
-  if (!in_place) {
-    parallel_for(panels, max(1, 32768 / (NR * max(k, 1))), [=](int64_t begin, int64_t end) {
-      pack_panels(packed + begin * NR * k, k, b.data + begin * NR * b.column, k,
-                  min(n, end * NR) - begin * NR, b.row, b.column);
-    });
-  }
+  // A long sum goes in chunks, whose part of B is packed and used while it is in the cache.
+  constexpr int64_t kChunkBytes = 1 << 20;
+  const int64_t row_bytes = panels * NR * static_cast<int64_t>(sizeof(T));
+  const int64_t chunk = min(max(k, 1), max(1, kChunkBytes / row_bytes / kBlockK) * kBlockK);
+  const Workspace memory(in_place ? 0 : row_bytes * chunk);
+  T* const packed = static_cast<T*>(memory.data);
 
-  // Tasks: blocks of columns whose part of B stays in the cache, times groups of row tiles.
+  // Tasks: blocks of rows times blocks of panels, large enough to be worth a task and to use a packed A
+  // often, and small enough that there are some of them for every thread. How c is cut does not change its
+  // bits.
+  constexpr int64_t kMostRows = 16 * MR, kMostPanels = 16;
+  const int64_t few_tasks = num_threads() == 1 ? 1 : 2 * num_threads();
   const int64_t row_tiles = ceil_div(m, MR);
-  const int64_t block_panels = row_tiles >= 8 ? min(panels, cached_columns<T>(min(k, kBlockK)) / NR) : 1;
-  const int64_t column_blocks = ceil_div(panels, block_panels);
-  const int64_t work_per_tile = MR * NR * block_panels * max(k, 1);
-  const int64_t tiles_per_task = max(1, min(16, 400000 / work_per_tile));
-  const int64_t row_tasks = ceil_div(row_tiles, tiles_per_task);
-  const int64_t tasks_per_block = max(1, 100000 / (work_per_tile * tiles_per_task));
+  int64_t block_rows = min(kMostRows, row_tiles * MR), block_panels = min(kMostPanels, panels);
+  const auto tasks_of = [&] { return ceil_div(m, block_rows) * ceil_div(panels, block_panels); };
+  while (tasks_of() < few_tasks && block_panels > 2) block_panels = ceil_div(block_panels, 2);
+  while (tasks_of() < few_tasks && block_rows > 4 * MR) block_rows = ceil_div(block_rows / MR, 2) * MR;
+  const int64_t row_blocks = ceil_div(m, block_rows), tasks = tasks_of();
+  const int64_t work_per_task = block_rows * block_panels * NR * max(chunk, 1);
 
-  parallel_for(row_tasks * column_blocks, tasks_per_block, [=](int64_t begin, int64_t end) {
-    Segment<T> segment = {};
-    T* rows_of_c[MR] = {};
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t column_block = task / row_tasks, row_task = task % row_tasks;
-      const int64_t panel_end = min(panels, (column_block + 1) * block_panels);
-      const int64_t i_end = min(m, (row_task + 1) * tiles_per_task * MR);
-      int64_t k0 = 0;
-      do {  // at least once: with k = 0 the sum is empty, but c is written
-        segment.run = min(kBlockK, k - k0);
-        const bool last = k0 + segment.run == k;
-        for (int64_t i = row_task * tiles_per_task * MR; i < i_end; i += MR) {
-          const int rows = static_cast<int>(min(MR, i_end - i));
-          for (int r = 0; r < rows; ++r) segment.a[r] = a.data + (i + r) * a.row + k0 * a.column;
-          for (int64_t panel = column_block * block_panels; panel < panel_end; ++panel) {
-            const int64_t j = panel * NR;
-            segment.b = in_place ? b.data + k0 * b.row + j : packed + (panel * k + k0) * NR;
-            for (int r = 0; r < rows; ++r) rows_of_c[r] = c.data + (i + r) * c.row + j * c.column;
-            const Tile<T> tile{.segments = &segment,
-                               .count = 1,
-                               .a_step = a.column,
-                               .b_step = in_place ? b.row : NR,
-                               .b_offset = 0,
-                               .c = rows_of_c,
-                               .c_step = c.column,
-                               .columns = static_cast<int>(min(NR, n - j)),
-                               .bias = bias && last ? bias + j : nullptr,
-                               .alpha = alpha,
-                               .accumulate = accumulate || k0 > 0};
-            compute_tile_rows(tile, rows);
-          }
-        }
-        k0 += segment.run;
-      } while (k0 < k);
+  int64_t k0 = 0;
+  do {  // at least once: with k = 0 the sum is empty, but c is written
+    const int64_t chunk_k = min(chunk, k - k0);
+    if (!in_place) {
+      parallel_for(panels, max(1, 32768 / (NR * max(chunk_k, 1))), [=](int64_t begin, int64_t end) {
+        pack_panels(packed + begin * NR * chunk_k, chunk_k, b.data + k0 * b.row + begin * NR * b.column,
+                    chunk_k, min(n, end * NR) - begin * NR, b.row, b.column);
+      });
     }
-  });
+    parallel_for(tasks, max(1, 100000 / work_per_task), [=](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t i = task % row_blocks * block_rows, panel = task / row_blocks * block_panels,
+                      j = panel * NR;
+        const T* const part = in_place ? b.data + k0 * b.row + j : packed + panel * chunk_k * NR;
+        const bool last = k0 + chunk_k == k;
+        multiply_blocks<T>(min(block_rows, m - i), min(n - j, block_panels * NR), chunk_k,
+                           {a.data + i * a.row + k0 * a.column, a.row, a.column}, part, in_place ? b.row : NR,
+                           in_place ? NR : chunk_k * NR, {c.data + i * c.row + j * c.column, c.row, c.column},
+                           bias && last ? bias + j : nullptr, alpha, accumulate || k0 > 0);
+      }
+    });
+    k0 += chunk_k;
+  } while (k0 < k);
 }
 
+template void multiply_packed(int64_t, int64_t, int64_t, Matrix<const float>, const float*, Matrix<float>,
+                              float, bool);
+template void multiply_packed(int64_t, int64_t, int64_t, Matrix<const double>, const double*, Matrix<double>,
+                              double, bool);
 template void matmul(int64_t, int64_t, int64_t, Matrix<const float>, Matrix<const float>, Matrix<float>,
                      const float*, float, bool);
 template void matmul(int64_t, int64_t, int64_t, Matrix<const double>, Matrix<const double>, Matrix<double>,

@@ -15,28 +15,55 @@ int64_t pixels_per_tile(int64_t pixels, int64_t channels) {
   return max(1, min(pixels, kTileElements / channels));
 }
 
-/// sums[c] += the sum over pixels of f(row[c]), where f takes and returns a vector of double, with channel c.
-template <class T, class F>
-void add_channel_sums(double* sums, const T* x, int64_t pixels, int64_t channels, F f) {
+/// sums[c] += the sum over pixels of f(row[c], c) for each of the `Sums` rows sums[0], sums[1] ...: f takes
+/// vectors of double that begin at channel c, one from each of the matrices x, and returns as many as there
+/// are sums.
+template <int Sums, class F, class... T>
+void add_channel_sums(double* const (&sums)[Sums], int64_t pixels, int64_t channels, F f, const T*... x) {
   constexpr int L = kLanes<double>;
+  // Some vectors side by side, so that whole lines of memory are used as they come, and even and odd pixels
+  // apart: the additions of a long sum wait for each other, and their errors add up.
+  constexpr int kSide = kVectorRegisters == 32 ? 4 : 2;
   int64_t c = 0;
-  for (; c + L <= channels; c += L) {
-    Vector<double> even = load(sums + c), odd = {};
-    const T* p = x + c;
+  const auto add = [&]<int Side>(Constant<Side>) {
+    Vector<double> sum[2][Sums][Side] = {};
+    const auto add_pixel = [&](auto& into, int64_t i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Side; ++v) {
+        const int64_t at = c + v * L;
+        const auto terms = f(at, load_wide(x + i * channels + at)...);
+#pragma GCC unroll 4
+        for (int s = 0; s < Sums; ++s) into[s][v] += terms.of[s];
+      }
+    };
     int64_t i = 0;
-    for (; i + 2 <= pixels; i += 2, p += 2 * channels) {
-      even += f(load_wide(p), c);
-      odd += f(load_wide(p + channels), c);
+    for (; i + 2 <= pixels; i += 2) add_pixel(sum[0], i), add_pixel(sum[1], i + 1);
+    if (i < pixels) add_pixel(sum[0], i);
+    for (int s = 0; s < Sums; ++s) {
+      for (int v = 0; v < Side; ++v) {
+        double* const total = sums[s] + c + v * L;
+        store(total, load(total) + (sum[0][s][v] + sum[1][s][v]));
+      }
     }
-    if (i < pixels) even += f(load_wide(p), c);
-    store(sums + c, even + odd);
-  }
+    c += Side * L;
+  };
+  while (c + kSide * L <= channels) add(Constant<kSide>{});
+  while (c + L <= channels) add(Constant<1>{});
   for (; c < channels; ++c) {
-    double sum = 0;
-    for (int64_t i = 0; i < pixels; ++i) sum += f(Vector<double>{} + double{x[i * channels + c]}, c)[0];
-    sums[c] += sum;
+    double sum[Sums] = {};
+    for (int64_t i = 0; i < pixels; ++i) {
+      const auto terms = f(c, (Vector<double>{} + double{x[i * channels + c]})...);
+      for (int s = 0; s < Sums; ++s) sum[s] += terms.of[s][0];
+    }
+    for (int s = 0; s < Sums; ++s) sums[s][c] += sum[s];
   }
 }
+
+/// What add_channel_sums adds at a time.
+template <int Sums>
+struct Terms {
+  Vector<double> of[Sums];
+};
 
 /// Factors of one example, each [tile pixels][channels], in consecutive parts of a workspace.
 template <class T>
@@ -68,20 +95,37 @@ void forward_example(const GroupNormArgs& args, int64_t example, double* sums, c
   double* const means = sums + channels;
   const double count = static_cast<double>(pixels * width);
 
-  // Two passes in double: the variance keeps its digits where the mean is much larger.
-  for (int64_t c = 0; c < channels; ++c) sums[c] = 0;
-  add_channel_sums(sums, x, pixels, channels, [](Vector<double> v, int64_t) { return v; });
+  // In double. For f32 data one pass will do: squares are exact, and the variance loses digits only where the
+  // data have none. For f64 a second pass keeps them where the mean is much larger than the deviation.
+  constexpr bool kOnePass = sizeof(T) == sizeof(float);
+  double* const squares = means + channels;
+  for (int64_t c = 0; c < channels; ++c) sums[c] = squares[c] = 0;
+  if constexpr (kOnePass) {
+    add_channel_sums<2>(
+        {sums, squares}, pixels, channels,
+        [](int64_t, Vector<double> v) {
+          return Terms<2>{{v, v * v}};
+        },
+        x);
+  } else {
+    add_channel_sums<1>(
+        {sums}, pixels, channels, [](int64_t, Vector<double> v) { return Terms<1>{{v}}; }, x);
+  }
   for (int64_t first = 0; first < channels; first += width) {
     double sum = 0;
     for (int64_t c = 0; c < width; ++c) sum += sums[first + c];
     for (int64_t c = 0; c < width; ++c) means[first + c] = sum / count;
   }
-  for (int64_t c = 0; c < channels; ++c) sums[c] = 0;
-  const int64_t whole = channels / kLanes<double> * kLanes<double>;
-  add_channel_sums(sums, x, pixels, channels, [means, whole](Vector<double> v, int64_t c) {
-    const Vector<double> d = v - (c < whole ? load(means + c) : Vector<double>{} + means[c]);
-    return d * d;
-  });
+  if constexpr (!kOnePass) {
+    const int64_t whole = channels / kLanes<double> * kLanes<double>;
+    add_channel_sums<1>(
+        {squares}, pixels, channels,
+        [means, whole](int64_t c, Vector<double> v) {
+          const Vector<double> d = v - (c < whole ? load(means + c) : Vector<double>{} + means[c]);
+          return Terms<1>{{d * d}};
+        },
+        x);
+  }
 
   T* const mean = factors.part(0);
   T* const scale = factors.part(1);
@@ -89,10 +133,12 @@ void forward_example(const GroupNormArgs& args, int64_t example, double* sums, c
   const T* gain = channel_row<T>(args.gain, example);
   const T* bias = channel_row<T>(args.bias, example);
   for (int64_t g = 0; g < args.groups; ++g) {
-    double squares = 0;
-    for (int64_t c = g * width; c < (g + 1) * width; ++c) squares += sums[c];
-    const double rstd = 1 / formulas::sqrt(squares / count + args.eps);
-    args.mean.as<T>()[example * args.groups + g] = static_cast<T>(means[g * width]);
+    double sum = 0;
+    for (int64_t c = g * width; c < (g + 1) * width; ++c) sum += squares[c];
+    const double group_mean = means[g * width];
+    const double variance = kOnePass ? sum / count - group_mean * group_mean : sum / count;
+    const double rstd = 1 / formulas::sqrt((variance < 0 ? 0 : variance) + args.eps);
+    args.mean.as<T>()[example * args.groups + g] = static_cast<T>(group_mean);
     args.rstd.as<T>()[example * args.groups + g] = static_cast<T>(rstd);
     for (int64_t c = g * width; c < (g + 1) * width; ++c) {
       mean[c] = static_cast<T>(means[c]);
@@ -146,7 +192,6 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
   for (int i = 0; i < 4; ++i) factors.repeat(i);
 
   // First pass: du (kept in dx) and the sums over pixels of du and du h.
-  const auto identity = [](Vector<double> v, int64_t) { return v; };
   const auto first_pass = [&](auto slope) {
     for (int64_t e = 0; e < size; e += factors.tile) {
       const int64_t n = min(factors.tile, size - e);
@@ -158,8 +203,12 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
         du[i] = d;
         du_h[i] = d * h;
       });
-      add_channel_sums(sum_du, du, n / channels, channels, identity);
-      add_channel_sums(sum_du_h, du_h, n / channels, channels, identity);
+      add_channel_sums<2>(
+          {sum_du, sum_du_h}, n / channels, channels,
+          [](int64_t, Vector<double> d, Vector<double> d_h) {
+            return Terms<2>{{d, d_h}};
+          },
+          static_cast<const T*>(du), static_cast<const T*>(du_h));
     }
   };
   if (f.activation == Activation::silu) {
@@ -199,13 +248,13 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
   }
 }
 
-/// Calls example(index, sums [2 * channels], factors) for every example.
+/// Calls example(index, sums [3 * channels], factors) for every example.
 template <class T, class F>
 void for_each_example(const Array& x, int parts, F example) {
   const int64_t pixels = x.shape[1], channels = x.shape[2], size = max(1, pixels * channels);
   if (numel(x.shape) == 0) return;
-  parallel_for(x.shape[0], max(1, 8192 / size), [=](int64_t begin, int64_t end) {
-    const Workspace sums(sizeof(double) * 2 * channels);
+  parallel_for(x.shape[0], max(max(1, x.shape[0] / 8), 8192 / size), [=](int64_t begin, int64_t end) {
+    const Workspace sums(sizeof(double) * 3 * channels);
     const Factors<T> factors(pixels, channels, parts);
     for (int64_t i = begin; i < end; ++i) example(i, static_cast<double*>(sums.data), factors);
   });

@@ -12,6 +12,12 @@ struct Matrix {
   int64_t row, column;
 };
 
+/// c [m, n] = alpha * a [m, k] b (+ c) on the calling thread, where b is what pack_panels (pack.h) made of a
+/// [k, n] matrix: for products that share a b.
+template <class T>
+void multiply_packed(int64_t m, int64_t n, int64_t k, Matrix<const T> a, const T* packed, Matrix<T> c,
+                     T alpha, bool accumulate);
+
 /// c [m, n] = alpha * a [m, k] b [k, n] + bias [n] (+ c), for float and double. Threaded over tiles of c:
 /// every element of c is one sum over k in ascending order, however many threads there are.
 template <class T>

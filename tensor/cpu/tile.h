@@ -7,16 +7,9 @@
 // into the image.
 #pragma once
 
-#include "tensor/cpu/simd.h"
+#include "tensor/cpu/pack.h"
 
 namespace halfstep::cpu::inline HALFSTEP_ISA {
-
-// kTileRows x kTileVectors accumulators, plus kTileVectors of B and one element of A, fit in the registers.
-// The accumulators (24 or 12) cover the latency of the multiply-add units.
-inline constexpr int kTileVectors = 2;
-inline constexpr int kTileRows = kVectorRegisters == 32 ? 12 : 6;
-template <class T>
-inline constexpr int kTileColumns = kTileVectors* kLanes<T>;
 
 /// A run of k: element (i, p) of A is a[i][p * a_step], row p of B begins at b + p * b_step.
 template <class T>
@@ -52,6 +45,37 @@ template <class T>
   }
 }
 
+/// acc[i][j] += the sum over p < run of a[i][p * a_step] times vector j of row p of b.
+template <class T, int Rows, int Vectors>
+[[gnu::always_inline]] inline void add_products(Vector<T> (&acc)[Rows][Vectors], const T* const (&a)[Rows],
+                                                int64_t a_step, const T* b, int64_t b_step, int64_t run) {
+  int64_t ka = 0;
+  for (int64_t p = 0; p < run; ++p, ka += a_step, b += b_step) {
+    Vector<T> row[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * kLanes<T>);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) acc[i][j] += a[i][ka] * row[j];
+    }
+  }
+}
+
+/// Cuts [0, rows) into runs of the lengths that kernels are compiled for: calls f(Constant<length>, first
+/// row).
+template <class F>
+[[gnu::always_inline]] inline void for_runs_of_rows(int64_t rows, F f) {
+  int64_t i = 0;
+  for (; rows - i >= kTileRows; i += kTileRows) f(Constant<kTileRows>{}, i);
+  if constexpr (kTileRows > 8) {
+    if (rows - i >= 8) f(Constant<8>{}, i), i += 8;
+  }
+  if (rows - i >= 4) f(Constant<4>{}, i), i += 4;
+  if (rows - i >= 2) f(Constant<2>{}, i), i += 2;
+  if (rows - i >= 1) f(Constant<1>{}, i);
+}
+
 template <class T, int Rows, int Vectors>
 void compute_tile(const Tile<T>& tile, int first_row) {
   constexpr int L = kLanes<T>;
@@ -61,18 +85,7 @@ void compute_tile(const Tile<T>& tile, int first_row) {
     const T* a[Rows];
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) a[i] = segment.a[first_row + i];
-    const T* b = segment.b + tile.b_offset;
-    int64_t ka = 0;
-    for (int64_t p = 0; p < segment.run; ++p, ka += tile.a_step, b += tile.b_step) {
-      Vector<T> row[Vectors];
-#pragma GCC unroll 4
-      for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * L);
-#pragma GCC unroll 16
-      for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-        for (int j = 0; j < Vectors; ++j) acc[i][j] += a[i][ka] * row[j];
-      }
-    }
+    add_products(acc, a, tile.a_step, segment.b + tile.b_offset, tile.b_step, segment.run);
   }
   const bool whole = tile.c_step == 1 && tile.columns == Vectors * L;
 #pragma GCC unroll 16
@@ -95,75 +108,55 @@ void compute_tile(const Tile<T>& tile, int first_row) {
   }
 }
 
-template <class T, int Rows>
-void compute_tile(const Tile<T>& tile, int first_row) {
-  if (tile.columns > kLanes<T>) {
-    compute_tile<T, Rows, kTileVectors>(tile, first_row);
-  } else {
-    compute_tile<T, Rows, 1>(tile, first_row);
-  }
-}
-
 /// The first `rows` (at most kTileRows) rows of a tile.
 template <class T>
 void compute_tile_rows(const Tile<T>& tile, int rows) {
-  if (rows == kTileRows) return compute_tile<T, kTileRows>(tile, 0);
-  int i = 0;
-  if constexpr (kTileRows > 8) {
-    if (rows - i >= 8) compute_tile<T, 8>(tile, i), i += 8;
-  }
-  if (rows - i >= 4) compute_tile<T, 4>(tile, i), i += 4;
-  if (rows - i >= 2) compute_tile<T, 2>(tile, i), i += 2;
-  if (rows - i >= 1) compute_tile<T, 1>(tile, i);
+  const bool one_vector = tile.columns <= kLanes<T>;
+  for_runs_of_rows(rows, [&](auto run, int64_t first) {
+    constexpr int Rows = decltype(run)::value;
+    one_vector ? compute_tile<T, Rows, 1>(tile, static_cast<int>(first))
+               : compute_tile<T, Rows, kTileVectors>(tile, static_cast<int>(first));
+  });
 }
 
-/// Copies a [k, n] window of B (any strides) to rows of kTileColumns per panel, filled up with zeros:
-/// packed[panel][p][j] = B[p, panel * kTileColumns + j], where a panel has panel_rows rows.
+/// The plain case: c [m, n] (+)= a b for matrices of whole vectors whose rows lie evenly in memory, n at most
+/// kTileColumns. Element (i, p) of a is a[i * a_row + p * a_step].
 template <class T>
-void pack_panels(T* packed, int64_t panel_rows, const T* b, int64_t k, int64_t n, int64_t row_step,
-                 int64_t column_step) {
-  constexpr int NR = kTileColumns<T>;
-  for (int64_t j0 = 0; j0 < n; j0 += NR, packed += panel_rows * NR) {
-    const int64_t columns = min(NR, n - j0);
-    const T* source = b + j0 * column_step;
-    if (column_step == 1) {
-      for (int64_t p = 0; p < k; ++p) {
-        T* row = packed + p * NR;
-        if (columns == NR) {
-          std::memcpy(row, source + p * row_step, NR * sizeof(T));
-        } else {
-          for (int64_t j = 0; j < columns; ++j) row[j] = source[p * row_step + j];
-          for (int64_t j = columns; j < NR; ++j) row[j] = 0;
-        }
-      }
-    } else {
-      // Blocks of k, so that the lines written stay in the cache while the columns go by.
-      constexpr int64_t kBlock = 64;
-      for (int64_t p0 = 0; p0 < k; p0 += kBlock) {
-        const int64_t p1 = min(k, p0 + kBlock);
-        for (int64_t j = 0; j < columns; ++j) {
-          for (int64_t p = p0; p < p1; ++p) packed[p * NR + j] = source[p * row_step + j * column_step];
-        }
-        for (int64_t j = columns; j < NR; ++j) {
-          for (int64_t p = p0; p < p1; ++p) packed[p * NR + j] = 0;
-        }
-      }
+struct SmallProduct {
+  int64_t m, n, k;
+  const T* a;
+  int64_t a_row, a_step;
+  const T* b;
+  int64_t b_row;
+  T* c;
+  int64_t c_row;
+  bool accumulate;
+};
+
+template <class T, int Rows, int Vectors>
+void multiply_rows(const SmallProduct<T>& s, int64_t first_row) {
+  Vector<T> acc[Rows][Vectors] = {};
+  const T* a[Rows];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) a[i] = s.a + (first_row + i) * s.a_row;
+  add_products(acc, a, s.a_step, s.b, s.b_row, s.k);
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      T* c = s.c + (first_row + i) * s.c_row + j * kLanes<T>;
+      store(c, s.accumulate ? acc[i][j] + load(c) : acc[i][j]);
     }
   }
 }
 
-/// Elements that pack_panels writes for all of B.
 template <class T>
-int64_t packed_size(int64_t k, int64_t n) {
-  return ceil_div(n, kTileColumns<T>) * kTileColumns<T> * k;
-}
-
-/// Columns of packed B (a multiple of the tile) whose k rows together stay in the second-level cache.
-template <class T>
-int64_t cached_columns(int64_t k) {
-  constexpr int64_t kCacheBytes = 768 * 1024;
-  constexpr int64_t kPanelBytes = kTileColumns<T> * static_cast<int64_t>(sizeof(T));
-  return max(1, kCacheBytes / (max(k, 1) * kPanelBytes)) * kTileColumns<T>;
+void multiply(const SmallProduct<T>& s) {
+  const bool one_vector = s.n <= kLanes<T>;
+  for_runs_of_rows(s.m, [&](auto run, int64_t first) {
+    constexpr int Rows = decltype(run)::value;
+    one_vector ? multiply_rows<T, Rows, 1>(s, first) : multiply_rows<T, Rows, kTileVectors>(s, first);
+  });
 }
 
 }  // namespace halfstep::cpu::inline HALFSTEP_ISA

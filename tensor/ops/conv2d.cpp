@@ -1,4 +1,5 @@
 // Convolution, its two adjoints, and transposed convolution, which is one of them.
+#include "tensor/conv_method.h"
 #include "tensor/error.h"
 #include "tensor/ops.h"
 #include "tensor/ops/check.h"
@@ -20,13 +21,21 @@ void require_bias(const Tensor& x, const Tensor& bias, int64_t channels, std::st
           str(bias.shape()));
 }
 
+Conv2dArgs args_of(const Tensor& x, const Tensor& kernel, const Tensor& y, const Conv2dGeometry& geometry) {
+  return {.x = x.array(),
+          .kernel = kernel.array(),
+          .bias = {},
+          .y = y.array(),
+          .geometry = geometry,
+          .method = conv_method()};
+}
+
 /// backward_data without checks.
 Tensor scatter_through(const Tensor& dy, const Tensor& kernel, int64_t height, int64_t width,
                        const Conv2dGeometry& geometry) {
   const Tensor dyc = dy.contiguous(), kc = kernel.contiguous();
   Tensor dx = Tensor::empty({dy.size(0), height, width, kernel.size(2) * geometry.groups}, dy.options());
-  backend_of(dy).conv2d_backward_data(
-      {.x = dx.array(), .kernel = kc.array(), .bias = {}, .y = dyc.array(), .geometry = geometry});
+  backend_of(dy).conv2d_backward_data(args_of(dx, kc, dyc, geometry));
   return dx;
 }
 }  // namespace
@@ -45,7 +54,7 @@ Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const C
       window_sizes(x.size(1), x.size(2), kernel.size(0), kernel.size(1), geometry, "conv2d", "kernel");
   const Tensor xc = x.contiguous(), kc = kernel.contiguous();
   Tensor y = Tensor::empty({x.size(0), s.out_height, s.out_width, kernel.size(3)}, x.options());
-  Conv2dArgs args{.x = xc.array(), .kernel = kc.array(), .bias = {}, .y = y.array(), .geometry = geometry};
+  Conv2dArgs args = args_of(xc, kc, y, geometry);
   Tensor bias_row;
   if (bias.defined()) {
     require_bias(x, bias, kernel.size(3), "conv2d");
@@ -84,8 +93,7 @@ Tensor conv2d_backward_kernel(const Tensor& x, const Tensor& dy, int64_t kernel_
   const Tensor xc = x.contiguous(), dyc = dy.contiguous();
   Tensor dk =
       Tensor::empty({kernel_height, kernel_width, x.size(3) / geometry.groups, dy.size(3)}, x.options());
-  backend_of(x).conv2d_backward_kernel(
-      {.x = xc.array(), .kernel = dk.array(), .bias = {}, .y = dyc.array(), .geometry = geometry});
+  backend_of(x).conv2d_backward_kernel(args_of(xc, dk, dyc, geometry));
   return dk;
 }
 

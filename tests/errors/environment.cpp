@@ -2,6 +2,7 @@
 // the first kernel of the program runs.
 #include <doctest/doctest.h>
 
+#include "tensor/conv_method.h"
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/threads.h"
 #include "tests/error_of.h"
@@ -20,6 +21,11 @@ TEST_CASE("errors of the environment") {
       {"instruction set from the environment",
        [] { with_environment("HALFSTEP_CPU", "sse9", [] { selected_isa(); }); },
        "[HALFSTEP_CPU] expected portable, avx2 or avx512, got 'sse9'"},
+      {"method of convolutions from the environment",
+       [] { with_environment("HALFSTEP_CONV", "fast", [] { conv_method(); }); },
+       "[HALFSTEP_CONV] expected auto, direct or winograd, got 'fast'"},
+      {"no method of convolutions", [] { name_of(static_cast<ConvMethod>(9)); },
+       "[conv] unknown method number 9"},
       {"no instruction set", [] { name_of(static_cast<Isa>(9)); }, "[cpu] unknown instruction set number 9"},
       {"name of a device", [] { device_by_name("gpu"); },
        "[device] expected cpu, cuda, auto or reference, got 'gpu'"},

@@ -1,0 +1,146 @@
+#include "bench/profile.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace halfstep::bench {
+namespace {
+
+// --- the work of a call ------------------------------------------------------------------------------------
+
+double bytes_of(const Array& a) {
+  if (a.absent()) return 0;
+  double elements = 1;
+  for (int axis = 0; axis < a.shape.rank(); ++axis)
+    if (a.strides[axis] != 0) elements *= static_cast<double>(a.shape[axis]);
+  return elements * static_cast<double>(size_of(a.dtype));
+}
+template <class... Arrays>
+double bytes_of(const Array& first, const Arrays&... rest) {
+  return (bytes_of(first) + ... + bytes_of(rest));
+}
+double numel_of(const Array& a) { return static_cast<double>(numel(a.shape)); }
+
+Work work_of(const GemmArgs& g) {
+  return {2 * numel_of(g.c) * static_cast<double>(g.a.shape.back()), bytes_of(g.a, g.b, g.c, g.bias)};
+}
+Work work_of(const Conv2dArgs& c) {
+  const double per_output = numel_of(c.kernel) / static_cast<double>(c.kernel.shape[3]);
+  return {2 * numel_of(c.y) * per_output, bytes_of(c.x, c.kernel, c.bias, c.y)};
+}
+/// Of each of the products q k^T and p v.
+double attention_product(const AttentionArgs& a) {
+  return 2 * numel_of(a.q) * static_cast<double>(a.k.shape[1]);
+}
+Work work_of(const AttentionArgs& a) {
+  return {2 * attention_product(a), bytes_of(a.q, a.k, a.v, a.out, a.log_sum_exp)};
+}
+Work work_of(const AttentionBackwardArgs& a) {
+  return {5 * attention_product(a.forward), work_of(a.forward).bytes + bytes_of(a.d_out, a.dq, a.dk, a.dv)};
+}
+Work work_of(const GroupNormArgs& g) { return {0, bytes_of(g.x, g.gain, g.bias, g.y, g.mean, g.rstd)}; }
+Work work_of(const GroupNormBackwardArgs& g) {
+  return {0, work_of(g.forward).bytes + bytes_of(g.dy, g.dx, g.dgain, g.dbias)};
+}
+Work work_of(const RandomArgs& r) { return {0, bytes_of(r.out)}; }
+Work work_of(const DropoutArgs& d) { return {0, bytes_of(d.x, d.y)}; }
+Work work_of(const OptimizerControlArgs&) { return {}; }
+Work work_of(const AdamArgs& a) {  // param, m, v and v_max are read and written
+  return {0, 2 * bytes_of(a.param, a.m, a.v, a.v_max) + bytes_of(a.grad)};
+}
+Work work_of(const SgdArgs& s) { return {0, 2 * bytes_of(s.param, s.buffer) + bytes_of(s.grad)}; }
+Work work_of(const MaxPool2dArgs& m) { return {0, bytes_of(m.x, m.y, m.index)}; }
+Work work_of(const Array& a) { return {0, bytes_of(a)}; }
+template <class Other>  // numbers and names of functions
+Work work_of(const Other&) {
+  return {};
+}
+
+// --- the table ---------------------------------------------------------------------------------------------
+
+const Backend* watched = nullptr;
+std::vector<ProfileRow*>& rows() {
+  static std::vector<ProfileRow*> all;
+  return all;
+}
+
+template <auto Member>
+struct Entry;
+template <class... Args, void (*Backend::*Member)(Args...)>
+struct Entry<Member> {
+  static inline ProfileRow row;
+
+  static void call(Args... args) {
+    const auto start = std::chrono::steady_clock::now();
+    (watched->*Member)(args...);
+    if (!watched->synchronous) watched->synchronize();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    row.seconds += time.count();
+    ++row.calls;
+    ((row.work += work_of(args)), ...);
+  }
+
+  static void watch(Backend& table, std::string_view name) {
+    table.*Member = call;
+    row.entry = name;
+    rows().push_back(&row);
+  }
+};
+
+Backend make_table() {
+  Backend table = *watched;
+#define HALFSTEP_WATCH(entry) Entry<&Backend::entry>::watch(table, #entry)
+  HALFSTEP_WATCH(fill);
+  HALFSTEP_WATCH(copy);
+  HALFSTEP_WATCH(unary);
+  HALFSTEP_WATCH(unary_chain);
+  HALFSTEP_WATCH(binary);
+  HALFSTEP_WATCH(where);
+  HALFSTEP_WATCH(reduce);
+  HALFSTEP_WATCH(cumulative_sum);
+  HALFSTEP_WATCH(argsort);
+  HALFSTEP_WATCH(gather);
+  HALFSTEP_WATCH(scatter_add);
+  HALFSTEP_WATCH(gemm);
+  HALFSTEP_WATCH(conv2d_forward);
+  HALFSTEP_WATCH(conv2d_backward_data);
+  HALFSTEP_WATCH(conv2d_backward_kernel);
+  HALFSTEP_WATCH(softmax);
+  HALFSTEP_WATCH(softmax_backward);
+  HALFSTEP_WATCH(attention);
+  HALFSTEP_WATCH(attention_backward);
+  HALFSTEP_WATCH(group_norm);
+  HALFSTEP_WATCH(group_norm_backward);
+  HALFSTEP_WATCH(random);
+  HALFSTEP_WATCH(dropout);
+  HALFSTEP_WATCH(optimizer_control);
+  HALFSTEP_WATCH(adam);
+  HALFSTEP_WATCH(sgd);
+  HALFSTEP_WATCH(max_pool2d);
+#undef HALFSTEP_WATCH
+  return table;
+}
+
+}  // namespace
+
+const Backend& profiled(const Backend& inner) {
+  watched = &inner;
+  static Backend table = make_table();
+  table.name = inner.name;
+  return table;
+}
+
+std::vector<ProfileRow> profile() {
+  std::vector<ProfileRow> called;
+  for (const ProfileRow* row : rows())
+    if (row->calls > 0) called.push_back(*row);
+  std::sort(called.begin(), called.end(),
+            [](const ProfileRow& a, const ProfileRow& b) { return a.seconds > b.seconds; });
+  return called;
+}
+
+void reset_profile() {
+  for (ProfileRow* row : rows()) *row = {.entry = row->entry, .work = {}};
+}
+
+}  // namespace halfstep::bench
