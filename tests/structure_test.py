@@ -125,7 +125,7 @@ def check_tables(root):
             for folder in re.findall(r"`([a-z]+)/`", cells[0]):
                 named = re.findall(r"`([a-z]+)/`", cells[-1])
                 if "everything" in cells[-1]:
-                    allowed = everything | {folder}
+                    allowed = everything | {folder, *(n for n in named if "and `" in cells[-1])}
                 elif "and below" in cells[-1]:
                     allowed = {folder}.union(*(MAY_INCLUDE.get(name, {name}) for name in named))
                 else:

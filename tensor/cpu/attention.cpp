@@ -115,6 +115,8 @@ Matrix<const T> read(Matrix<T> m) {
 struct HeadSizes {
   int64_t length, keys, width;
 };
+HeadSizes sizes_of(const AttentionArgs& args) { return {args.q.shape[1], args.k.shape[1], args.q.shape[3]}; }
+int64_t heads_of(const AttentionArgs& args) { return args.q.shape[0] * args.q.shape[2]; }
 
 /// The scratch memory of a head, in parts that follow each other.
 template <class T>
@@ -138,17 +140,18 @@ int64_t forward_scratch(const HeadSizes& s) {
   return packed_size<T>(s.width, s.keys) + packed_size<T>(s.keys, s.width) + kQueries * s.keys;
 }
 
+/// Queries [first, last) of a head.
 template <class T>
-void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t example, int64_t h, T* lse,
-                    Scratch<T> scratch) {
+void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t example, int64_t h, int64_t first,
+                    int64_t last, T* lse, Scratch<T> scratch) {
   const Matrix<const T> q = head<const T>(args.q, example, h), k = head<const T>(args.k, example, h),
                         v = head<const T>(args.v, example, h);
   const Matrix<T> out = head<T>(args.out, example, h);
   const T* const k_transposed = scratch.pack(s.width, s.keys, transposed(k));
   const T* const values = scratch.pack(s.keys, s.width, v);
   const Matrix<T> weights{scratch.take(kQueries * s.keys), s.keys, 1};
-  for (int64_t i = 0; i < s.length; i += kQueries) {
-    const int64_t n = min(kQueries, s.length - i);
+  for (int64_t i = first; i < last; i += kQueries) {
+    const int64_t n = min(kQueries, last - i);
     multiply_packed<T>(n, s.keys, s.width, rows_from(q, i), k_transposed, weights, static_cast<T>(args.scale),
                        false);
     for (int64_t r = 0; r < n; ++r) {
@@ -208,35 +211,43 @@ void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes&
   }
 }
 
-/// Calls one_head(sizes, example, head, log_sum_exp row, scratch) for every head.
+/// Calls one_head(sizes, task, log_sum_exp row, scratch) for all tasks: `parts` for each head, the heads of
+/// an example and the examples one after the other.
 template <class T, class F>
-void for_each_head(const AttentionArgs& args, int64_t (*scratch_size)(const HeadSizes&), F one_head) {
-  const HeadSizes s{args.q.shape[1], args.k.shape[1], args.q.shape[3]};
-  const int64_t heads = args.q.shape[2];
+void for_each_head(const AttentionArgs& args, int64_t parts, int64_t (*scratch_size)(const HeadSizes&),
+                   F one_head) {
+  const HeadSizes s = sizes_of(args);
   T* const lse = args.log_sum_exp.as<T>();
-  parallel_for(args.q.shape[0] * heads, max(1, 32768 / max(1, s.length * s.keys * s.width)),
+  parallel_for(heads_of(args) * parts, max(1, 32768 / max(1, s.length * s.keys * s.width / parts)),
                [=](int64_t begin, int64_t end) {
                  const Workspace memory(sizeof(T) * scratch_size(s));
-                 for (int64_t i = begin; i < end; ++i) {
-                   one_head(s, i / heads, i % heads, lse + i * s.length,
-                            Scratch<T>(static_cast<T*>(memory.data)));
+                 for (int64_t task = begin; task < end; ++task) {
+                   one_head(s, task, lse + task / parts * s.length, Scratch<T>(static_cast<T*>(memory.data)));
                  }
                });
 }
 
 template <class T>
 void attention_of(const AttentionArgs& args) {
-  for_each_head<T>(args, forward_scratch<T>,
-                   [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, Scratch<T> scratch) {
-                     attention_head<T>(args, s, example, h, lse, scratch);
+  // Few heads are cut into blocks of queries, so that there is work for some threads.
+  constexpr int64_t kFewHeads = 4;
+  const int64_t heads = args.q.shape[2], blocks = max(1, ceil_div(args.q.shape[1], kQueries));
+  const int64_t parts = heads_of(args) < kFewHeads ? blocks : 1;
+  for_each_head<T>(args, parts, forward_scratch<T>,
+                   [&args, heads, parts](const HeadSizes& s, int64_t task, T* lse, Scratch<T> scratch) {
+                     const int64_t head = task / parts, part = task % parts;
+                     const int64_t rows = parts == 1 ? s.length : kQueries;
+                     attention_head<T>(args, s, head / heads, head % heads, part * rows,
+                                       min(s.length, (part + 1) * rows), lse, scratch);
                    });
 }
 
 template <class T>
 void attention_backward_of(const AttentionBackwardArgs& args) {
-  for_each_head<T>(args.forward, backward_scratch<T>,
-                   [&args](const HeadSizes& s, int64_t example, int64_t h, T* lse, Scratch<T> scratch) {
-                     attention_head_backward<T>(args, s, example, h, lse, scratch);
+  const int64_t heads = args.forward.q.shape[2];
+  for_each_head<T>(args.forward, 1, backward_scratch<T>,
+                   [&args, heads](const HeadSizes& s, int64_t head, T* lse, Scratch<T> scratch) {
+                     attention_head_backward<T>(args, s, head / heads, head % heads, lse, scratch);
                    });
 }
 

@@ -19,7 +19,8 @@ int64_t pixels_per_tile(int64_t pixels, int64_t channels) {
 /// vectors of double that begin at channel c, one from each of the matrices x, and returns as many as there
 /// are sums.
 template <int Sums, class F, class... T>
-void add_channel_sums(double* const (&sums)[Sums], int64_t pixels, int64_t channels, F f, const T*... x) {
+void add_channel_sums(double* const (&sums)[Sums], int64_t pixels, int64_t channels, int64_t row, F f,
+                      const T*... x) {
   constexpr int L = kLanes<double>;
   // Some vectors side by side, so that whole lines of memory are used as they come, and even and odd pixels
   // apart: the additions of a long sum wait for each other, and their errors add up.
@@ -31,7 +32,7 @@ void add_channel_sums(double* const (&sums)[Sums], int64_t pixels, int64_t chann
 #pragma GCC unroll 4
       for (int v = 0; v < Side; ++v) {
         const int64_t at = c + v * L;
-        const auto terms = f(at, load_wide(x + i * channels + at)...);
+        const auto terms = f(at, load_wide(x + i * row + at)...);
 #pragma GCC unroll 4
         for (int s = 0; s < Sums; ++s) into[s][v] += terms.of[s];
       }
@@ -52,7 +53,7 @@ void add_channel_sums(double* const (&sums)[Sums], int64_t pixels, int64_t chann
   for (; c < channels; ++c) {
     double sum[Sums] = {};
     for (int64_t i = 0; i < pixels; ++i) {
-      const auto terms = f(c, (Vector<double>{} + double{x[i * channels + c]})...);
+      const auto terms = f(c, (Vector<double>{} + double{x[i * row + c]})...);
       for (int s = 0; s < Sums; ++s) sum[s] += terms.of[s][0];
     }
     for (int s = 0; s < Sums; ++s) sums[s][c] += sum[s];
@@ -87,82 +88,112 @@ const T* channel_row(const Array& a, int64_t example) {
 }
 
 template <class T>
-void forward_example(const GroupNormArgs& args, int64_t example, double* sums, const Factors<T>& factors) {
-  const int64_t pixels = args.x.shape[1], channels = args.x.shape[2], width = channels / args.groups;
-  const int64_t size = pixels * channels;
-  const T* const x = args.x.as<const T>() + example * size;
-  T* const y = args.y.as<T>() + example * size;
-  double* const means = sums + channels;
-  const double count = static_cast<double>(pixels * width);
+class Forward {
+ public:
+  explicit Forward(const GroupNormArgs& args)
+      : args_(args), pixels_(args.x.shape[1]), channels_(args.x.shape[2]), width_(channels_ / args.groups) {}
 
-  // In double. For f32 data one pass will do: squares are exact, and the variance loses digits only where the
-  // data have none. For f64 a second pass keeps them where the mean is much larger than the deviation.
-  constexpr bool kOnePass = sizeof(T) == sizeof(float);
-  double* const squares = means + channels;
-  for (int64_t c = 0; c < channels; ++c) sums[c] = squares[c] = 0;
-  if constexpr (kOnePass) {
-    add_channel_sums<2>(
-        {sums, squares}, pixels, channels,
-        [](int64_t, Vector<double> v) {
-          return Terms<2>{{v, v * v}};
-        },
-        x);
-  } else {
-    add_channel_sums<1>(
-        {sums}, pixels, channels, [](int64_t, Vector<double> v) { return Terms<1>{{v}}; }, x);
-  }
-  for (int64_t first = 0; first < channels; first += width) {
-    double sum = 0;
-    for (int64_t c = 0; c < width; ++c) sum += sums[first + c];
-    for (int64_t c = 0; c < width; ++c) means[first + c] = sum / count;
-  }
-  if constexpr (!kOnePass) {
-    const int64_t whole = channels / kLanes<double> * kLanes<double>;
-    add_channel_sums<1>(
-        {squares}, pixels, channels,
-        [means, whole](int64_t c, Vector<double> v) {
-          const Vector<double> d = v - (c < whole ? load(means + c) : Vector<double>{} + means[c]);
-          return Terms<1>{{d * d}};
-        },
-        x);
+  /// Elements of `statistics`: of each channel the mean and 1 / deviation of its group, and scratch memory.
+  int64_t statistics_size() const { return 4 * channels_; }
+
+  /// Channels [first, last), which are whole groups.
+  void find_statistics(double* statistics, int64_t example, int64_t first, int64_t last) const {
+    const T* const x = args_.x.as<const T>() + example * pixels_ * channels_ + first;
+    double *const means = statistics + first, *const rstds = means + channels_;
+    double *const sums = rstds + channels_, *const squares = sums + channels_;
+    const int64_t count = last - first;
+    const auto elements = static_cast<double>(pixels_ * width_);
+    for (int64_t c = 0; c < count; ++c) sums[c] = squares[c] = 0;
+
+    // In double. For f32 data one pass will do: squares are exact, and the variance loses digits only where
+    // the data have none. For f64 a second pass keeps them where the mean is much larger than the deviation.
+    constexpr bool kOnePass = sizeof(T) == sizeof(float);
+    if constexpr (kOnePass) {
+      add_channel_sums<2>(
+          {sums, squares}, pixels_, count, channels_,
+          [](int64_t, Vector<double> v) {
+            return Terms<2>{{v, v * v}};
+          },
+          x);
+    } else {
+      add_channel_sums<1>(
+          {sums}, pixels_, count, channels_, [](int64_t, Vector<double> v) { return Terms<1>{{v}}; }, x);
+    }
+    for (int64_t group = 0; group < count; group += width_) {
+      double sum = 0;
+      for (int64_t c = group; c < group + width_; ++c) sum += sums[c];
+      for (int64_t c = group; c < group + width_; ++c) means[c] = sum / elements;
+    }
+    if constexpr (!kOnePass) {
+      const int64_t whole = count / kLanes<double> * kLanes<double>;
+      add_channel_sums<1>(
+          {squares}, pixels_, count, channels_,
+          [means, whole](int64_t c, Vector<double> v) {
+            const Vector<double> d = v - (c < whole ? load(means + c) : Vector<double>{} + means[c]);
+            return Terms<1>{{d * d}};
+          },
+          x);
+    }
+    for (int64_t group = 0; group < count; group += width_) {
+      double sum = 0;
+      for (int64_t c = group; c < group + width_; ++c) sum += squares[c];
+      const double mean = means[group];
+      const double variance = kOnePass ? sum / elements - mean * mean : sum / elements;
+      const double rstd = 1 / formulas::sqrt((variance < 0 ? 0 : variance) + args_.eps);
+      for (int64_t c = group; c < group + width_; ++c) rstds[c] = rstd;
+      const int64_t index = example * args_.groups + (first + group) / width_;
+      args_.mean.as<T>()[index] = static_cast<T>(mean);
+      args_.rstd.as<T>()[index] = static_cast<T>(rstd);
+    }
   }
 
-  T* const mean = factors.part(0);
-  T* const scale = factors.part(1);
-  T* const shift = factors.part(2);
-  const T* gain = channel_row<T>(args.gain, example);
-  const T* bias = channel_row<T>(args.bias, example);
-  for (int64_t g = 0; g < args.groups; ++g) {
-    double sum = 0;
-    for (int64_t c = g * width; c < (g + 1) * width; ++c) sum += squares[c];
-    const double group_mean = means[g * width];
-    const double variance = kOnePass ? sum / count - group_mean * group_mean : sum / count;
-    const double rstd = 1 / formulas::sqrt((variance < 0 ? 0 : variance) + args.eps);
-    args.mean.as<T>()[example * args.groups + g] = static_cast<T>(group_mean);
-    args.rstd.as<T>()[example * args.groups + g] = static_cast<T>(rstd);
-    for (int64_t c = g * width; c < (g + 1) * width; ++c) {
-      mean[c] = static_cast<T>(means[c]);
+  /// y at pixels [first, last).
+  void apply(const double* statistics, const Factors<T>& factors, int64_t example, int64_t first,
+             int64_t last) const {
+    T* const mean = factors.part(0);
+    T* const scale = factors.part(1);
+    T* const shift = factors.part(2);
+    const T* gain = channel_row<T>(args_.gain, example);
+    const T* bias = channel_row<T>(args_.bias, example);
+    for (int64_t c = 0; c < channels_; ++c) {
+      const double exact = statistics[c], rstd = statistics[channels_ + c];
+      mean[c] = static_cast<T>(exact);
       scale[c] = static_cast<T>(rstd * gain[c]);
       // The rounding error of the mean, which is large beside a small deviation, is corrected here.
-      shift[c] = static_cast<T>(bias[c] - (means[c] - mean[c]) * rstd * gain[c]);
+      shift[c] = static_cast<T>(bias[c] - (exact - mean[c]) * rstd * gain[c]);
     }
-  }
-  for (int i = 0; i < 3; ++i) factors.repeat(i);
+    for (int i = 0; i < 3; ++i) factors.repeat(i);
 
-  const auto normalize = [&](auto activation) {
-    for (int64_t e = 0; e < size; e += factors.tile) {
-      const int64_t n = min(factors.tile, size - e);
-      const T* in = x + e;
-      T* out = y + e;
-      independent_loop(n, [&](int64_t i) { out[i] = activation((in[i] - mean[i]) * scale[i] + shift[i]); });
+    const T* const x = args_.x.as<const T>() + example * pixels_ * channels_;
+    T* const y = args_.y.as<T>() + example * pixels_ * channels_;
+    const auto normalize = [&](auto activation) {
+      for (int64_t e = first * channels_; e < last * channels_; e += factors.tile) {
+        const int64_t n = min(factors.tile, last * channels_ - e);
+        const T* in = x + e;
+        T* out = y + e;
+        independent_loop(n, [&](int64_t i) { out[i] = activation((in[i] - mean[i]) * scale[i] + shift[i]); });
+      }
+    };
+    if (args_.activation == Activation::silu) {
+      normalize([](T u) { return formulas::Silu{}(u, 0.0, 0.0); });
+    } else {
+      normalize([](T u) { return u; });
     }
-  };
-  if (args.activation == Activation::silu) {
-    normalize([](T u) { return formulas::Silu{}(u, 0.0, 0.0); });
-  } else {
-    normalize([](T u) { return u; });
   }
-}
+
+  /// Channels that find_statistics may take by themselves with the same bits: whole groups, and whole steps
+  /// of add_channel_sums. All of them where that does not go up.
+  int64_t slice() const {
+    constexpr int64_t kStep = 4 * kLanes<double>;
+    if (channels_ % kStep != 0) return channels_;
+    if (width_ % kStep == 0) return width_;
+    return kStep % width_ == 0 ? kStep : channels_;
+  }
+
+ private:
+  const GroupNormArgs& args_;
+  int64_t pixels_, channels_, width_;
+};
 
 /// With h = (x - mean) rstd, u = h gain + bias and du = dy activation'(u), for each group
 /// dx = rstd (du gain - mean(du gain) - h mean(du gain h)).
@@ -204,7 +235,7 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
         du_h[i] = d * h;
       });
       add_channel_sums<2>(
-          {sum_du, sum_du_h}, n / channels, channels,
+          {sum_du, sum_du_h}, n / channels, channels, channels,
           [](int64_t, Vector<double> d, Vector<double> d_h) {
             return Terms<2>{{d, d_h}};
           },
@@ -248,30 +279,53 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
   }
 }
 
-/// Calls example(index, sums [3 * channels], factors) for every example.
+/// Calls example(index, doubles [scratch], factors) for every example.
 template <class T, class F>
-void for_each_example(const Array& x, int parts, F example) {
+void for_each_example(const Array& x, int64_t scratch, int parts, F example) {
   const int64_t pixels = x.shape[1], channels = x.shape[2], size = max(1, pixels * channels);
   if (numel(x.shape) == 0) return;
   parallel_for(x.shape[0], max(max(1, x.shape[0] / 8), 8192 / size), [=](int64_t begin, int64_t end) {
-    const Workspace sums(sizeof(double) * 3 * channels);
+    const Workspace memory(sizeof(double) * scratch);
     const Factors<T> factors(pixels, channels, parts);
-    for (int64_t i = begin; i < end; ++i) example(i, static_cast<double*>(sums.data), factors);
+    for (int64_t i = begin; i < end; ++i) example(i, static_cast<double*>(memory.data), factors);
   });
+}
+
+/// One example after the other, each shared out over the threads.
+template <class T>
+void forward_in_slices(const GroupNormArgs& args) {
+  const Forward<T> norm(args);
+  const int64_t pixels = args.x.shape[1], channels = args.x.shape[2], slice = norm.slice();
+  const Workspace memory(sizeof(double) * norm.statistics_size());
+  auto* const statistics = static_cast<double*>(memory.data);
+  for (int64_t example = 0; example < args.x.shape[0]; ++example) {
+    parallel_for(channels / slice, max(1, 16384 / (pixels * slice)), [=, &norm](int64_t begin, int64_t end) {
+      norm.find_statistics(statistics, example, begin * slice, end * slice);
+    });
+    parallel_for(pixels, max(1, 16384 / channels), [=, &norm](int64_t begin, int64_t end) {
+      norm.apply(statistics, Factors<T>(pixels, channels, 3), example, begin, end);
+    });
+  }
 }
 
 template <class T>
 void forward(const GroupNormArgs& args) {
-  for_each_example<T>(args.x, 3, [&args](int64_t i, double* sums, const Factors<T>& factors) {
-    forward_example(args, i, sums, factors);
-  });
+  constexpr int64_t kFewExamples = 4;
+  if (args.x.shape[0] < kFewExamples && numel(args.x.shape) > 0) return forward_in_slices<T>(args);
+  const Forward<T> norm(args);
+  for_each_example<T>(args.x, norm.statistics_size(), 3,
+                      [&norm, &args](int64_t example, double* statistics, const Factors<T>& factors) {
+                        norm.find_statistics(statistics, example, 0, args.x.shape[2]);
+                        norm.apply(statistics, factors, example, 0, args.x.shape[1]);
+                      });
 }
 
 template <class T>
 void backward(const GroupNormBackwardArgs& args) {
-  for_each_example<T>(args.forward.x, 5, [&args](int64_t i, double* sums, const Factors<T>& factors) {
-    backward_example(args, i, sums, factors);
-  });
+  for_each_example<T>(args.forward.x, 2 * args.forward.x.shape[2], 5,
+                      [&args](int64_t i, double* sums, const Factors<T>& factors) {
+                        backward_example(args, i, sums, factors);
+                      });
 }
 
 }  // namespace
