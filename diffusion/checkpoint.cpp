@@ -112,6 +112,7 @@ std::optional<std::string> newest_checkpoint(const std::string& run) {
 }
 
 void prune_checkpoints(const std::string& run, int64_t keep) {
+  remove_leftovers(run);
   if (keep == 0) return;
   const auto found = numbered_folders(run, "step-");
   for (size_t i = 0; i + static_cast<size_t>(keep) < found.size(); ++i) remove_folder(found[i].second);

@@ -55,7 +55,8 @@ std::string resolve_checkpoint(const std::string& path);
 /// The newest checkpoint directly in a run folder, if there is one. A folder that does not exist has none.
 std::optional<std::string> newest_checkpoint(const std::string& run);
 
-/// Removes all but the newest `keep` checkpoints directly in a run folder; 0 keeps all. Throws Error.
+/// Removes all but the newest `keep` checkpoints directly in a run folder (0 keeps all), and what a killed
+/// process left of such a removal. Throws Error.
 void prune_checkpoints(const std::string& run, int64_t keep);
 
 /// Reads info and weights. Throws Error for missing, foreign or damaged files.

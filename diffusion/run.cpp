@@ -297,6 +297,7 @@ std::string train(const Config& config, const Dataset& data, const RunOptions& o
                     .on_saved = on_saved};
   if (!newest.empty() && is_finished(load_checkpoint_info(newest), config.train)) {
     on_saved(StageStatus::done, RunRecord(options.out, stage.name, trainer.step()), newest);
+    prune_checkpoints(options.out, config.train.keep);  // a kill may have come before it, or in it
     return newest;
   }
   return StageRun(trainer, stage, data, options).run();
@@ -368,6 +369,7 @@ std::string distill(const Checkpoint& first_teacher, const Config& requested, in
     if (!newest.empty() && is_finished(load_checkpoint_info(newest), stage_config.train)) {
       last = newest;
       on_saved(StageStatus::done, RunRecord(folder, entry.name, load_checkpoint_info(newest).step), newest);
+      prune_checkpoints(folder, stage_config.train.keep);  // a kill may have come before it, or in it
     } else {
       const Model teacher_model = make_model(teacher, *options.device);
       const Denoiser teacher_denoiser = teacher_model.denoiser();

@@ -122,21 +122,6 @@ std::string without_trailing_slashes(std::string path) {
   return path;
 }
 
-/// Removes what killed processes left in `folder`: temporaries that nobody has locked. What cannot be opened
-/// or removed is another user's, and no reason to refuse the caller's work.
-void remove_leftovers(const std::string& folder) {
-  std::error_code error;
-  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
-    if (at->path().filename().string().find(kTemporaryMark) == std::string::npos) continue;
-    const int descriptor = ::open(at->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (descriptor < 0) continue;
-    std::error_code not_ours;
-    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(at->path(), not_ours);
-    ::close(descriptor);
-  }
-  if (error) fail_system("list", folder, error.value());
-}
-
 /// What is being written for `target`, beside it under a temporary name: removed unless it gets its final
 /// name. It is locked while this object lives, which tells it from a leftover.
 class Temporary {
@@ -271,6 +256,20 @@ void remove_folder(const std::string& path) {
   std::error_code error;
   fs::remove_all(doomed, error);
   if (error) fail_system("remove", doomed, error.value());
+}
+
+// What cannot be opened or removed is another user's, and no reason to refuse the caller's work.
+void remove_leftovers(const std::string& folder) {
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    if (at->path().filename().string().find(kTemporaryMark) == std::string::npos) continue;
+    const int descriptor = ::open(at->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (descriptor < 0) continue;
+    std::error_code not_ours;
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(at->path(), not_ours);
+    ::close(descriptor);
+  }
+  if (error) fail_system("list", folder, error.value());
 }
 
 FolderLock::FolderLock(const std::string& folder) {

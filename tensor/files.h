@@ -30,6 +30,10 @@ void publish_folder(const std::string& path, const std::function<void(const std:
 /// leaves a temporary, see below. Throws Error.
 void remove_folder(const std::string& path);
 
+/// Removes what killed processes left directly in `folder`: temporaries that nobody has locked. write_file and
+/// publish_folder do so, too. Throws Error where the folder cannot be listed.
+void remove_leftovers(const std::string& folder);
+
 /// Marks a folder as one that this process alone writes, until the object goes or the process ends, however
 /// that happens. Readers need no lock. The file `.halfstep-lock` stays in the folder.
 class FolderLock {

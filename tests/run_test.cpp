@@ -252,6 +252,30 @@ TEST_CASE("keep: older checkpoints go, the newest stay") {
   CHECK(saved_steps(folder / "run") == std::vector<int64_t>{8, 9});
 }
 
+TEST_CASE("what a kill in the last pruning left of a finished run or halving goes when it is continued") {
+  const TemporaryFolder folder;
+  const Dataset data = tiny_data();
+  Config config = tiny_config();
+  config.train.max_steps = 4;
+  config.train.checkpoint_every = 1;
+  config.train.keep = 1;
+  const std::string run = folder / "run", chain = folder / "chain", half = chain + "/student-2";
+  const Checkpoint teacher = load_checkpoint(train(config, data, {.out = run}));
+  distill(teacher, config, 4, 1, data, {.out = chain});
+  for (const std::string& stage : {run, half}) {
+    // One checkpoint not yet removed, and one half removed.
+    std::filesystem::copy(stage + "/step-00000004", stage + "/step-00000003");
+    std::filesystem::copy(stage + "/step-00000004", stage + "/step-00000002.halfstep-tmp-1");
+  }
+  train(config, data, {.out = run, .resume = true});
+  distill(teacher, config, 4, 1, data, {.out = chain, .resume = true});
+  for (const std::string& stage : {run, half}) {
+    CAPTURE(stage);
+    CHECK(saved_steps(stage) == std::vector<int64_t>{4});
+    CHECK_FALSE(std::filesystem::exists(stage + "/step-00000002.halfstep-tmp-1"));
+  }
+}
+
 TEST_CASE(
     "patience: a run whose loss does not fall ends early, is finished, and decides the same when continued") {
   const TemporaryFolder folder;

@@ -269,10 +269,11 @@ TEST_CASE("winograd: other convolutions and f64 are computed directly") {
   });
 }
 
-TEST_CASE("automatic: winograd for many tiles, direct for few, whatever the number of threads") {
+TEST_CASE("automatic: winograd where tiles fit the image, direct elsewhere, whatever the number of threads") {
   const Images kernel = random_host<float>({3, 3, 16, 16});
-  for (const auto& [batch, size, expected] : {std::tuple{int64_t{4}, int64_t{16}, ConvMethod::winograd},
-                                              std::tuple{int64_t{1}, int64_t{7}, ConvMethod::direct},
+  for (const auto& [batch, size, expected] : {std::tuple{int64_t{3}, int64_t{16}, ConvMethod::winograd},
+                                              std::tuple{int64_t{1}, int64_t{7}, ConvMethod::winograd},
+                                              std::tuple{int64_t{1}, int64_t{5}, ConvMethod::direct},
                                               std::tuple{int64_t{40}, int64_t{1}, ConvMethod::direct}}) {
     CAPTURE(batch);
     CAPTURE(size);
@@ -282,6 +283,19 @@ TEST_CASE("automatic: winograd for many tiles, direct for few, whatever the numb
                       forward(backend, x, kernel, padded(1, 1, 1, 1), expected)));
     });
   }
+}
+
+TEST_CASE("winograd: an image's result does not depend on the others of its batch") {
+  // 16 and 144 tiles of 80 channels: the two ways of sharing out, and several chunks of channels.
+  const Images kernel = random_host<float>({3, 3, 80, 16}), many = random_host<float>({9, 16, 13, 80});
+  Images one({1, 16, 13, 80});
+  std::copy_n(many.values.begin(), one.values.size(), one.values.begin());
+  for_each_cpu([&](const Backend& backend) {
+    Fenced<float> all = forward(backend, many, kernel, padded(1, 1, 1, 1), ConvMethod::automatic);
+    const Fenced<float> alone = forward(backend, one, kernel, padded(1, 1, 1, 1), ConvMethod::automatic);
+    all.resize(alone.size());
+    CHECK(same_bits(all, alone));
+  });
 }
 
 TEST_CASE("winograd: NaN stays in the tiles that see it, and all of them show it") {

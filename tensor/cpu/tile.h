@@ -119,8 +119,9 @@ void compute_tile_rows(const Tile<T>& tile, int rows) {
   });
 }
 
-/// The plain case: c [m, n] (+)= a b for matrices of whole vectors whose rows lie evenly in memory, n at most
-/// kTileColumns. Element (i, p) of a is a[i * a_row + p * a_step].
+/// The plain case: c [m, n] = a b for matrices of whole vectors whose rows lie evenly in memory, n at most
+/// kTileColumns. Element (i, p) of a is a[i * a_row + p * a_step]. `accumulate` goes on with the sums in c,
+/// to the bits of one sum.
 template <class T>
 struct SmallProduct {
   int64_t m, n, k;
@@ -137,16 +138,20 @@ template <class T, int Rows, int Vectors>
 void multiply_rows(const SmallProduct<T>& s, int64_t first_row) {
   Vector<T> acc[Rows][Vectors] = {};
   const T* a[Rows];
+  T* const c = s.c + first_row * s.c_row;
 #pragma GCC unroll 16
-  for (int i = 0; i < Rows; ++i) a[i] = s.a + (first_row + i) * s.a_row;
+  for (int i = 0; i < Rows; ++i) {
+    a[i] = s.a + (first_row + i) * s.a_row;
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      if (s.accumulate) acc[i][j] = load(c + i * s.c_row + j * kLanes<T>);
+    }
+  }
   add_products(acc, a, s.a_step, s.b, s.b_row, s.k);
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) {
-      T* c = s.c + (first_row + i) * s.c_row + j * kLanes<T>;
-      store(c, s.accumulate ? acc[i][j] + load(c) : acc[i][j]);
-    }
+    for (int j = 0; j < Vectors; ++j) store(c + i * s.c_row + j * kLanes<T>, acc[i][j]);
   }
 }
 

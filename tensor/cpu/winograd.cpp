@@ -428,9 +428,12 @@ bool winograd_applies(const Conv2dArgs& args) {
                         max(max(g.pad_top, g.pad_left), max(g.pad_bottom, g.pad_right)) <= 2;
   if (args.method == ConvMethod::direct || !possible) return false;
   if (args.method == ConvMethod::winograd) return true;
-  // Multiplications for each pair of channels: 9 for each output, and 36 for each tile, which cost half as much again
-  // with the transforms; that of the filter is worth about 250 (fitted to times at 4 to 64 tiles).
-  return 9 * args.y.shape[0] * args.y.shape[1] * args.y.shape[2] >= 54 * tiles_of(args).count() + 250;
+  // For one image alone, so that its result does not depend on the others of a batch: multiplications for
+  // each pair of channels, 9 for each output, against 36 for each tile, which cost two thirds more with the
+  // transforms.
+  Tiles image = tiles_of(args);
+  image.images = 1;
+  return 9 * image.oh * image.ow >= 60 * image.count();
 }
 
 void winograd_forward(const Conv2dArgs& args) {
