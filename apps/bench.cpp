@@ -1,7 +1,8 @@
 // halfstep bench: how fast the kernels and whole networks are on this machine.
-#include <sys/resource.h>
-
+#include <cstdio>
+#include <limits>
 #include <memory>
+#include <sstream>
 #include <thread>
 
 #include "apps/commands.h"
@@ -11,17 +12,22 @@
 #include "bench/profile.h"
 #include "tensor/conv_method.h"
 #include "tensor/error.h"
+#include "tensor/files.h"
 #include "tensor/threads.h"
 
 namespace halfstep {
 
 namespace {
 
-/// Largest resident memory of this process so far.
+/// Largest resident memory of this process so far. (getrusage would count that of the process which started
+/// it.)
 double max_resident_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return 1024.0 * static_cast<double>(usage.ru_maxrss);
+  std::istringstream status(read_file("/proc/self/status"));
+  for (std::string line; std::getline(status, line);) {
+    double kilobytes = 0;
+    if (std::sscanf(line.c_str(), "VmHWM: %lf kB", &kilobytes) == 1) return 1024 * kilobytes;
+  }
+  return std::numeric_limits<double>::quiet_NaN();
 }
 
 struct BenchCommand {
@@ -70,13 +76,17 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
     timing = bench::measure([&] { run(), device.backend.synchronize(); }, seconds);
   }
   const double memory = static_cast<double>(device.allocator.peak_bytes());
+  device.allocator.trim();
 
   // What it does, and where the time goes: once more, watched.
   Device watched(bench::profiled(device.backend));
-  const std::function<void()> run = c.prepare(watched);
-  if (profile) run();
-  bench::reset_profile();
-  run();
+  {
+    const std::function<void()> run = c.prepare(watched);
+    if (profile) run();
+    bench::reset_profile();
+    run();
+  }
+  watched.allocator.trim();
   bench::Work work;
   Json entries = Json::array();
   const std::vector<bench::ProfileRow> rows = bench::profile();

@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -523,7 +522,8 @@ def main():
             F.mse_loss(net(z, sinusoids(model, torch.full((batch,), 0.5))), z).backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+        status = Path("/proc/self/status").read_text()
+        print(next(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e6)
         return
 
     what = args.what.split(",")

@@ -11,7 +11,7 @@ namespace halfstep {
 Denoiser Model::denoiser() const { return make_denoiser(unet, info.config.model.prediction); }
 
 Model make_model(const Checkpoint& checkpoint, Device& device, DType dtype) {
-  UNet unet(checkpoint.info.config.model.unet, 0, {dtype, &device});
+  UNet unet(checkpoint.info.config.model.unet, UNet::Unloaded{}, {dtype, &device});
   load_state(unet, checkpoint.weights);
   set_requires_grad(unet, false);
   return {checkpoint.info, checkpoint.path, std::move(unet)};

@@ -98,7 +98,15 @@ Variable ResnetBlock::operator()(const Variable& x, const Variable& activated_em
   return (nin_shortcut ? (*nin_shortcut)(shortcut) : shortcut) + h;
 }
 
-UNet::UNet(const UNetConfig& config_, uint64_t seed, TensorOptions options)
+UNet::UNet(const UNetConfig& config_, uint64_t seed, TensorOptions options) : UNet(config_, Structure{}) {
+  init_parameters(*this, seed, options);
+}
+
+UNet::UNet(const UNetConfig& config_, Unloaded, TensorOptions options) : UNet(config_, Structure{}) {
+  allocate_parameters(*this, options);
+}
+
+UNet::UNet(const UNetConfig& config_, Structure)
     : config(validated(config_)),
       dense0(config.channels, config.emb_width()),
       dense1(config.emb_width(), config.emb_width()),
@@ -141,7 +149,6 @@ UNet::UNet(const UNetConfig& config_, uint64_t seed, TensorOptions options)
     }
     if (i > 0) up[i].upsample = make_resampler(config, width, Resample::up);
   }
-  init_parameters(*this, seed, options);
 }
 
 Variable UNet::conditioning(const std::vector<double>& logsnr, const Tensor& label) const {

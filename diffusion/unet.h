@@ -84,6 +84,9 @@ struct UNet {
 
   /// Validates `config` and draws the first values from `seed`.
   explicit UNet(const UNetConfig& config, uint64_t seed = 0, TensorOptions options = {});
+  /// The same without values, which are to be loaded: see allocate_parameters.
+  struct Unloaded {};
+  UNet(const UNetConfig& config, Unloaded, TensorOptions options = {});
 
   /// z: [B, height, width, in_channels] in the parameters' dtype; logsnr: one per image, any finite or
   /// infinite value. label: i64 [B] in 0 ... num_classes-1 for a class-conditional network, otherwise
@@ -107,6 +110,11 @@ struct UNet {
     visit("norm_out", self.norm_out);
     visit("conv_out", self.conv_out);
   }
+
+ private:
+  /// The modules alone: parameters without memory.
+  struct Structure {};
+  UNet(const UNetConfig& config, Structure);
 };
 
 }  // namespace halfstep

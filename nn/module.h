@@ -152,6 +152,15 @@ void init_parameters(M& module, uint64_t seed, TensorOptions options = {}) {
   });
 }
 
+/// Parameters with memory, but no values yet, for whoever loads them anyway: drawing takes longer than
+/// reading.
+template <Module M>
+void allocate_parameters(M& module, TensorOptions options = {}) {
+  for_each_parameter(module, [&](const std::string&, Parameter& p) {
+    static_cast<Variable&>(p) = Variable(Tensor::empty(p.declared_shape, options), true);
+  });
+}
+
 /// An independent copy: same values, new leaves without gradients.
 template <Module M>
 M clone(const M& module) {
