@@ -271,16 +271,18 @@ TEST_CASE("winograd: other convolutions and f64 are computed directly") {
 
 TEST_CASE("automatic: winograd where tiles fit the image, direct elsewhere, whatever the number of threads") {
   const Images kernel = random_host<float>({3, 3, 16, 16});
-  for (const auto& [batch, size, expected] : {std::tuple{int64_t{3}, int64_t{16}, ConvMethod::winograd},
-                                              std::tuple{int64_t{1}, int64_t{7}, ConvMethod::winograd},
-                                              std::tuple{int64_t{1}, int64_t{5}, ConvMethod::direct},
-                                              std::tuple{int64_t{40}, int64_t{1}, ConvMethod::direct}}) {
-    CAPTURE(batch);
-    CAPTURE(size);
-    const Images x = random_host<float>({batch, size, size, 16});
-    for_each_cpu([&, expected = expected](const Backend& backend) {
+  struct Row {
+    int64_t batch, size;
+    ConvMethod expected;
+  };
+  for (const Row& row : {Row{3, 16, ConvMethod::winograd}, Row{1, 7, ConvMethod::winograd},
+                         Row{1, 5, ConvMethod::direct}, Row{40, 1, ConvMethod::direct}}) {
+    CAPTURE(row.batch);
+    CAPTURE(row.size);
+    const Images x = random_host<float>({row.batch, row.size, row.size, 16});
+    for_each_cpu([&](const Backend& backend) {
       CHECK(same_bits(forward(backend, x, kernel, padded(1, 1, 1, 1), ConvMethod::automatic),
-                      forward(backend, x, kernel, padded(1, 1, 1, 1), expected)));
+                      forward(backend, x, kernel, padded(1, 1, 1, 1), row.expected)));
     });
   }
 }
