@@ -13,7 +13,8 @@ namespace halfstep::bench {
 /// One thing to time.
 struct Case {
   std::string name;
-  /// Makes the inputs on a device and returns the call to time, which owns them.
+  /// Makes the inputs on a device and returns the call to time, which owns them and need not wait for the
+  /// device.
   std::function<std::function<void()>(Device&)> prepare;
 };
 

@@ -10,8 +10,8 @@
 namespace halfstep::bench {
 namespace {
 
-Tensor filled(const Shape& shape, Device& device, DType dtype = DType::f32) {
-  Tensor t = Tensor::empty(shape, {dtype, &device});
+Tensor filled(const Shape& shape, Device& device) {
+  Tensor t = Tensor::empty(shape, {DType::f32, &device});
   device.backend.random({.kind = RandomKind::uniform, .out = t.reshape({1, t.numel()}).array(), .seed = 1});
   return t;
 }

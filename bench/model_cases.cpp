@@ -27,22 +27,18 @@ Tensor labels_for(const Config& config, const Batch& batch) {
 std::function<void()> network_call(const Config& config, Device& device) {
   const auto unet = std::make_shared<UNet>(config.model.unet, 0, TensorOptions{DType::f32, &device});
   const Batch batch = noise_batch(config, device);
-  return [=, &device] {
+  return [=] {
     const NoGrad guard;
     ForwardContext context;
     const std::vector<double> logsnr(static_cast<size_t>(batch.x.size(0)), 0.5);
     (*unet)(Variable(batch.x), logsnr, labels_for(config, batch), context);
-    device.backend.synchronize();
   };
 }
 
 std::function<void()> training_step(const Config& config, Device& device) {
   const auto trainer = std::make_shared<Trainer>(config, device);
   const Batch batch = noise_batch(config, device);
-  return [=, &device] {
-    trainer->update(batch);
-    device.backend.synchronize();
-  };
+  return [=] { trainer->update(batch); };
 }
 
 std::function<void()> distillation_step(const Config& config, Device& device) {
@@ -50,19 +46,15 @@ std::function<void()> distillation_step(const Config& config, Device& device) {
   const auto trainer = std::make_shared<Trainer>(config, device);
   const auto teacher = std::make_shared<UNet>(config.model.unet, 0, TensorOptions{DType::f32, &device});
   const Batch batch = noise_batch(config, device);
-  return [=, &device] {
-    trainer->update(batch, make_denoiser(*teacher, config.model.prediction), kStudentSteps);
-    device.backend.synchronize();
-  };
+  return [=] { trainer->update(batch, make_denoiser(*teacher, config.model.prediction), kStudentSteps); };
 }
 
 std::function<void()> sampling_step(const Config& config, Device& device) {
   const auto unet = std::make_shared<UNet>(config.model.unet, 0, TensorOptions{DType::f32, &device});
   const Batch batch = noise_batch(config, device);
-  return [=, &device] {
+  return [=] {
     const SamplerOptions options{.num_steps = 1, .schedule = config.model.schedule, .step_noise = {}};
     sample(make_denoiser(*unet, config.model.prediction), batch.x, labels_for(config, batch), options);
-    device.backend.synchronize();
   };
 }
 
