@@ -37,7 +37,7 @@ struct BenchCommand {
   std::string what = "all";
   double seconds = 0.3, pause = 0;
   int64_t batch_size = 0;
-  bool list = false, profile = false;
+  bool list = false, profile = false, profile_shapes = false;
 
   void run() const;
 
@@ -79,7 +79,7 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
   device.allocator.trim();
 
   // What it does, and where the time goes: once more, watched.
-  Device watched(bench::profiled(device.backend));
+  Device watched(bench::profiled(device.backend, profile_shapes));
   {
     const std::function<void()> run = c.prepare(watched);
     if (profile) run();
@@ -93,6 +93,7 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
   for (const bench::ProfileRow& row : rows) {
     work += row.work;
     entries.push_back({{"entry", row.entry},
+                       {"shapes", row.shapes},
                        {"calls", row.calls},
                        {"seconds", row.seconds},
                        {"flops", row.work.flops},
@@ -108,10 +109,12 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
     }
     fmt::print(" {:>8.1f}\n", 1e-6 * memory);
     if (profile) {
-      for (const bench::ProfileRow& row : rows)
+      for (const bench::ProfileRow& row : rows) {
         fmt::print("  {:22} {:>5} calls {:>9.3f} ms {:>8.1f} GFLOP/s {:>7.1f} GB/s\n", row.entry, row.calls,
                    1e3 * row.seconds, 1e-9 * row.work.flops / row.seconds,
                    1e-9 * row.work.bytes / row.seconds);
+        if (profile_shapes) fmt::print("    {}\n", row.shapes);
+      }
     }
     std::fflush(stdout);
   }
@@ -189,6 +192,8 @@ Command add_bench(CLI::App& program) {
       ->check(positive_number());
   app.add_flag("--profile", command->profile,
                "show the entries of the backend that each case spends its time in");
+  app.add_flag("--profile-shapes", command->profile_shapes, "tell calls of other shapes apart")
+      ->needs("--profile");
   app.add_flag("--list", command->list, "show the names of the cases, and time nothing");
   command->general.add_to(app);
   app.footer(example("halfstep bench --what model --batch-size 32 --profile"));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 namespace halfstep::bench {
 namespace {
@@ -56,34 +57,65 @@ Work work_of(const Other&) {
   return {};
 }
 
+// --- its shapes --------------------------------------------------------------------------------------------
+
+std::string shapes_of(const GemmArgs& g) { return str(g.a.shape) + " x " + str(g.b.shape); }
+std::string shapes_of(const Conv2dArgs& c) { return str(c.x.shape) + " " + str(c.kernel.shape); }
+std::string shapes_of(const AttentionArgs& a) { return str(a.q.shape) + " " + str(a.k.shape); }
+std::string shapes_of(const AttentionBackwardArgs& a) { return shapes_of(a.forward); }
+std::string shapes_of(const GroupNormArgs& g) { return str(g.x.shape); }
+std::string shapes_of(const GroupNormBackwardArgs& g) { return shapes_of(g.forward); }
+std::string shapes_of(const RandomArgs& r) { return str(r.out.shape); }
+std::string shapes_of(const DropoutArgs& d) { return str(d.x.shape); }
+std::string shapes_of(const AdamArgs& a) { return str(a.param.shape); }
+std::string shapes_of(const SgdArgs& s) { return str(s.param.shape); }
+std::string shapes_of(const MaxPool2dArgs& m) { return str(m.x.shape); }
+std::string shapes_of(const Array& a) { return str(a.shape); }
+template <class Other>
+std::string shapes_of(const Other&) {
+  return {};
+}
+template <class... Args>
+std::string all_shapes(const Args&... args) {
+  std::string all;
+  const auto add = [&all](const std::string& shapes) {
+    all += (all.empty() || shapes.empty() ? "" : " ") + shapes;
+  };
+  (add(shapes_of(args)), ...);
+  return all;
+}
+
 // --- the table ---------------------------------------------------------------------------------------------
 
 const Backend* watched = nullptr;
-std::vector<ProfileRow*>& rows() {
-  static std::vector<ProfileRow*> all;
-  return all;
-}
+bool shapes_apart = false;
+
+/// By entry and shapes.
+std::map<std::pair<std::string_view, std::string>, ProfileRow> rows;
 
 template <auto Member>
 struct Entry;
 template <class... Args, void (*Backend::*Member)(Args...)>
 struct Entry<Member> {
-  static inline ProfileRow row;
+  static inline std::string_view name;
 
   static void call(Args... args) {
     const auto start = std::chrono::steady_clock::now();
     (watched->*Member)(args...);
     if (!watched->synchronous) watched->synchronize();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    const std::string shapes = shapes_apart ? all_shapes(args...) : "";
+    ProfileRow& row = rows[{name, shapes}];
+    row.entry = name;
+    row.shapes = shapes;
     row.seconds += time.count();
     ++row.calls;
     ((row.work += work_of(args)), ...);
   }
 
-  static void watch(Backend& table, std::string_view name) {
+  static void watch(Backend& table, std::string_view entry) {
     table.*Member = call;
-    row.entry = name;
-    rows().push_back(&row);
+    name = entry;
   }
 };
 
@@ -123,8 +155,9 @@ Backend make_table() {
 
 }  // namespace
 
-const Backend& profiled(const Backend& inner) {
+const Backend& profiled(const Backend& inner, bool by_shapes) {
   watched = &inner;
+  shapes_apart = by_shapes;
   static Backend table = make_table();
   table.name = inner.name;
   return table;
@@ -132,15 +165,12 @@ const Backend& profiled(const Backend& inner) {
 
 std::vector<ProfileRow> profile() {
   std::vector<ProfileRow> called;
-  for (const ProfileRow* row : rows())
-    if (row->calls > 0) called.push_back(*row);
+  for (const auto& [key, row] : rows) called.push_back(row);
   std::sort(called.begin(), called.end(),
             [](const ProfileRow& a, const ProfileRow& b) { return a.seconds > b.seconds; });
   return called;
 }
 
-void reset_profile() {
-  for (ProfileRow* row : rows()) *row = {.entry = row->entry, .work = {}};
-}
+void reset_profile() { rows.clear(); }
 
 }  // namespace halfstep::bench

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct Work {
 /// The calls of one entry of the table.
 struct ProfileRow {
   std::string_view entry;  ///< its name in Backend
+  std::string shapes;      ///< of the main operands, where they are told apart
   int64_t calls = 0;
   double seconds = 0;
   Work work;
@@ -33,7 +35,8 @@ struct ProfileRow {
 
 /// The table of `inner` with every computing entry watched. There is one such table in a process: the last
 /// call's `inner` counts. Calls are waited for, so that times are those of the entry alone.
-const Backend& profiled(const Backend& inner);
+/// `by_shapes` tells calls of other shapes apart.
+const Backend& profiled(const Backend& inner, bool by_shapes = false);
 /// The entries called since reset_profile(), the slowest first.
 std::vector<ProfileRow> profile();
 void reset_profile();

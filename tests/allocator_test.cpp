@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tensor/cpu/pages.h"
 #include "tensor/cpu/workspace.h"
 #include "tensor/device.h"
 #include "tensor/nearest.h"
@@ -176,6 +177,19 @@ TEST_CASE("tensors hold memory for as long as a view of them lives") {
   CHECK(books.held.empty());
 }
 
+TEST_CASE("memory of the CPU: lines of the cache, from 2 MB on whole large pages") {
+  const Backend& cpu = cpu_device().backend;
+  for (const size_t bytes :
+       {size_t{1}, size_t{65}, cpu::kLargePage - 1, cpu::kLargePage, 3 * cpu::kLargePage + 7}) {
+    auto* const memory = static_cast<unsigned char*>(cpu.allocate(bytes));
+    REQUIRE(memory != nullptr);
+    CHECK(reinterpret_cast<uintptr_t>(memory) % (bytes < cpu::kLargePage ? 64 : cpu::kLargePage) == 0);
+    memory[0] = memory[bytes - 1] = 1;
+    cpu.release(memory, bytes);
+  }
+  CHECK(cpu.allocate(size_t{1} << 60) == nullptr);
+}
+
 TEST_CASE("workspace: aligned, recycled on its thread, the smallest that fits first") {
   using cpu::Workspace;
   const auto address_of = [](size_t bytes) {
@@ -194,7 +208,8 @@ TEST_CASE("workspace: aligned, recycled on its thread, the smallest that fits fi
   }
   CHECK(address_of(48 * kMiB + 8) == small);  // exactly fitting
   CHECK(address_of(48 * kMiB) == small);
-  CHECK(address_of(48 * kMiB + 9) == large);
+  CHECK(address_of(50 * kMiB) == small);  // up to the end of its last large page
+  CHECK(address_of(50 * kMiB + 1) == large);
   CHECK(address_of(64 * kMiB + 8) == large);
   {
     const Workspace first(40 * kMiB), second(40 * kMiB);  // not both in one block

@@ -69,6 +69,13 @@ def times_a_model(folder):
         trains = name in ("training step", "distillation step")
         equal("conv2d_backward_kernel" in entries, trains, f"{name}: whether there is a backward pass")
         equal("adam" in entries, trains, f"{name}: whether weights are updated")
+    _, apart = cases(*arguments, "--profile-shapes", "--batch-size", 2, "--threads", 1)
+    for name in one:
+        rows = apart[name]["profile"]
+        sums = {entry: sum(row["calls"] for row in rows if row["entry"] == entry) for entry in {row["entry"] for row in rows}}
+        equal(sums, {row["entry"]: row["calls"] for row in one[name]["profile"]}, f"{name}: shapes add up to entries")
+        convolutions = {row["shapes"] for row in rows if row["entry"] == "conv2d_forward"}
+        check(len(convolutions) > 2 and all("(3, 3" in s for s in convolutions), "shapes of convolutions", convolutions)
     call, training = one["network call"]["flops"], one["training step"]["flops"]
     check(2.5 < training / call < 3.5, "a training step is about three network calls", training / call)
     check(1.9 < (one["distillation step"]["flops"] - training) / call < 2.1, "a distillation step is two calls more")

@@ -10,38 +10,45 @@
 namespace halfstep::cpu::inline HALFSTEP_ISA {
 namespace {
 
-constexpr int kWays = 16;  // independent partial results along a row
-
-/// Folds value(i) over i < n in a fixed order that vectorises.
-template <class T, class Value, class Op>
-T fold(int64_t n, T start, Value value, Op op) {
-  T ways[kWays];
-  for (T& way : ways) way = start;
+/// The fold by `op`, from `start`, of term(x[i], ...) over i < n. The order is fixed: some vectors of partial
+/// results side by side, so that they do not wait for each other. Both functions take vectors and numbers.
+template <class T, class Term, class Op, class... X>
+T fold(int64_t n, T start, Term term, Op op, const X*... x) {
+  constexpr int L = kLanes<T>, kWays = 4;
+  Vector<T> ways[kWays];
+  for (Vector<T>& way : ways) way = Vector<T>{} + start;
   int64_t i = 0;
-  for (; i + kWays <= n; i += kWays) {
-    for (int w = 0; w < kWays; ++w) ways[w] = op(ways[w], value(i + w));
+  for (; i + kWays * L <= n; i += kWays * L) {
+#pragma GCC unroll 4
+    for (int w = 0; w < kWays; ++w) ways[w] = op(ways[w], term(load(x + i + w * L)...));
   }
-  for (int w = 0; i < n; ++i, ++w) ways[w] = op(ways[w], value(i));
-  T result = start;
-  for (T way : ways) result = op(result, way);
+  for (; i + L <= n; i += L) ways[0] = op(ways[0], term(load(x + i)...));
+  T lanes[L];
+  store(lanes, op(op(ways[0], ways[1]), op(ways[2], ways[3])));
+  for (int half = L / 2; half > 0; half /= 2) {
+    for (int j = 0; j < half; ++j) lanes[j] = op(lanes[j], lanes[j + half]);
+  }
+  T result = lanes[0];
+  for (; i < n; ++i) result = op(result, term(x[i]...));
   return result;
 }
 
 template <class T>
 T sum(int64_t n, const T* x) {
   return fold(
-      n, T(0), [x](int64_t i) { return x[i]; }, [](T a, T b) { return a + b; });
+      n, T(0), [](auto v) { return v; }, [](auto u, auto v) { return u + v; }, x);
 }
 template <class T>
 T dot(int64_t n, const T* x, const T* y) {
   return fold(
-      n, T(0), [x, y](int64_t i) { return x[i] * y[i]; }, [](T a, T b) { return a + b; });
+      n, T(0), [](auto u, auto v) { return u * v; }, [](auto u, auto v) { return u + v; }, x, y);
 }
 /// NaN does not matter here: it comes back through the exponentials.
 template <class T>
 T largest(int64_t n, const T* x) {
   return fold(
-      n, static_cast<T>(-HUGE_VAL), [x](int64_t i) { return x[i]; }, [](T a, T b) { return a < b ? b : a; });
+      n, static_cast<T>(-HUGE_VAL), [](auto v) { return v; }, [](auto u, auto v) { return u < v ? v : u; },
+      x);
 }
 
 /// y = exp(x - shift), also in place.

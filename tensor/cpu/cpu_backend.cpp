@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "tensor/cpu/pages.h"
 #include "tensor/error.h"
 
 // The kernel sources are compiled once per instruction set; see tensor/cpu/kernels.h.
@@ -29,6 +30,8 @@ constexpr Isa kAll[] = {Isa::avx512, Isa::avx2, Isa::portable};  // best first
 Backend backend_with(void (*override_entries)(Backend&)) {
   Backend backend = reference_backend();
   backend.name = "cpu";
+  backend.allocate = [](size_t bytes) { return cpu::allocate_pages(bytes); };
+  backend.release = [](void* memory, size_t) { cpu::release_pages(memory); };
   cpu::override_random(backend);
   override_entries(backend);
   return backend;

@@ -77,6 +77,9 @@ void multiply_block(const BlockProduct<T>& block) {
   Segment<T> segment = {};
   segment.run = block.k;
   T* rows_of_c[MR] = {};
+  // The rows of A that follow are fetched meanwhile, where they lie together.
+  const bool together = block.a.tile <= 2 * MR * block.k;
+  const int64_t fetch_step = together ? ceil_div(block.a.tile, max(1, block.k)) : 0;
   for (int64_t j = 0; j < block.columns; j += NR) {
     segment.b = block.b + j / NR * block.b_panel;
     Tile<T> tile{.segments = &segment,
@@ -89,15 +92,15 @@ void multiply_block(const BlockProduct<T>& block) {
                  .columns = static_cast<int>(min(NR, block.columns - j)),
                  .bias = block.bias ? block.bias + j : nullptr,
                  .alpha = block.alpha,
-                 .accumulate = block.accumulate};
+                 .accumulate = block.accumulate,
+                 .even = true,
+                 .a_row = block.a.row};
     for (int64_t i = 0; i < block.rows; i += MR) {
       const int rows = static_cast<int>(min(MR, block.rows - i));
-      const T* const a = block.a.data + i / MR * block.a.tile;
       T* const c = block.c.data + i * block.c.row + j * block.c.column;
-      for (int r = 0; r < rows; ++r) {
-        segment.a[r] = a + r * block.a.row;
-        rows_of_c[r] = c + r * block.c.row;
-      }
+      for (int r = 0; r < rows; ++r) rows_of_c[r] = c + r * block.c.row;
+      segment.a[0] = block.a.data + i / MR * block.a.tile;
+      tile.fetch = {segment.a[0] + block.a.tile, fetch_step};
       compute_tile_rows(tile, rows);
     }
   }
@@ -141,11 +144,67 @@ void multiply_packed(int64_t m, int64_t n, int64_t k, Matrix<const T> a, const T
   }
 }
 
+namespace {
+
+/// A small c and a long sum, as in the gradient of weights: the sum is cut into parts, a task each, that are
+/// added up in the end.
+template <class T>
+class LongSum {
+ public:
+  static constexpr int64_t kParts = 8;
+
+  LongSum(int64_t m, int64_t n, int64_t k)
+      : m_(m), n_(n), k_(k), part_(ceil_div(ceil_div(k, kParts), kBlockK) * kBlockK) {}
+
+  /// By the shapes alone: the order of the sum depends on it.
+  bool is_worthwhile() const {
+    constexpr int64_t kMostElements = 256 * 256;
+    return m_ * n_ <= kMostElements && k_ >= kParts * kBlockK && m_ > 2 * kTileRows;
+  }
+
+  void run(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, const T* bias, T alpha, bool accumulate) const {
+    constexpr int NR = kTileColumns<T>;
+    const int64_t parts = ceil_div(k_, part_), size = m_ * n_;
+    const Workspace memory(sizeof(T) * parts * size);
+    T* const sums = static_cast<T*>(memory.data);
+    parallel_for(parts, 1, [=, this](int64_t begin, int64_t end) {
+      const Workspace packed_memory(sizeof(T) * packed_size<T>(kBlockK, n_));
+      T* const packed = static_cast<T*>(packed_memory.data);
+      for (int64_t part = begin; part < end; ++part) {
+        const int64_t first = part * part_, last = min(k_, first + part_);
+        for (int64_t p = first; p < last; p += kBlockK) {
+          const int64_t run = min(kBlockK, last - p);
+          pack_panels(packed, run, b.data + p * b.row, run, n_, b.row, b.column);
+          multiply_blocks<T>(m_, n_, run, {a.data + p * a.column, a.row, a.column}, packed, NR, run * NR,
+                             {sums + part * size, n_, 1}, nullptr, T(1), p > first);
+        }
+      }
+    });
+    parallel_for(m_, max(1, 8192 / n_), [=, this](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        for (int64_t j = 0; j < n_; ++j) {
+          T sum = sums[i * n_ + j];
+          for (int64_t part = 1; part < parts; ++part) sum += sums[part * size + i * n_ + j];
+          sum = alpha * sum + (bias ? bias[j] : T(0));
+          T& out = c.data[i * c.row + j * c.column];
+          out = accumulate ? out + sum : sum;
+        }
+      }
+    });
+  }
+
+ private:
+  int64_t m_, n_, k_, part_;
+};
+
+}  // namespace
+
 template <class T>
 void matmul(int64_t m, int64_t n, int64_t k, Matrix<const T> a, Matrix<const T> b, Matrix<T> c, const T* bias,
             T alpha, bool accumulate) {
   constexpr int MR = kTileRows, NR = kTileColumns<T>;
   if (m == 0 || n == 0) return;
+  if (const LongSum<T> sum(m, n, k); sum.is_worthwhile()) return sum.run(a, b, c, bias, alpha, accumulate);
 
   // B is read in place where packing would cost more than it brings: few rows of A, and no ragged last panel.
   const bool in_place = b.column == 1 && n % kLanes<T> == 0 && m <= 2 * MR;

@@ -109,12 +109,16 @@ class Forward {
     // the data have none. For f64 a second pass keeps them where the mean is much larger than the deviation.
     constexpr bool kOnePass = sizeof(T) == sizeof(float);
     if constexpr (kOnePass) {
-      add_channel_sums<2>(
-          {sums, squares}, pixels_, count, channels_,
-          [](int64_t, Vector<double> v) {
-            return Terms<2>{{v, v * v}};
-          },
-          x);
+      // Some pixels at a time, so that all of a line's channels are used while it is near.
+      const int64_t some = max(16, 2 * kTileElements / channels_);
+      for (int64_t i = 0; i < pixels_; i += some) {
+        add_channel_sums<2>(
+            {sums, squares}, min(some, pixels_ - i), count, channels_,
+            [](int64_t, Vector<double> v) {
+              return Terms<2>{{v, v * v}};
+            },
+            x + i * channels_);
+      }
     } else {
       add_channel_sums<1>(
           {sums}, pixels_, count, channels_, [](int64_t, Vector<double> v) { return Terms<1>{{v}}; }, x);

@@ -19,6 +19,13 @@ struct Segment {
   const T* a[kTileRows];
 };
 
+/// Memory that is fetched beside the multiplications, `step` elements further at each of them.
+template <class T>
+struct Fetch {
+  const T* memory = nullptr;
+  int64_t step = 0;
+};
+
 /// One tile: C = alpha * sum over segments + bias (+ C).
 template <class T>
 struct Tile {
@@ -32,6 +39,11 @@ struct Tile {
   const T* bias;     ///< per column, or nullptr
   T alpha;
   bool accumulate;
+  /// Whether there is one segment, whose a[0] says where A is, and the rows of A lie a_row apart; `fetch` is
+  /// for this case.
+  bool even = false;
+  int64_t a_row = 0;
+  Fetch<T> fetch = {};
 };
 
 /// A row of C that is not made of whole vectors. Not inlined: it is called from every unrolled row.
@@ -45,19 +57,50 @@ template <class T>
   }
 }
 
-/// acc[i][j] += the sum over p < run of a[i][p * a_step] times vector j of row p of b.
-template <class T, int Rows, int Vectors>
-[[gnu::always_inline]] inline void add_products(Vector<T> (&acc)[Rows][Vectors], const T* const (&a)[Rows],
-                                                int64_t a_step, const T* b, int64_t b_step, int64_t run) {
-  int64_t ka = 0;
-  for (int64_t p = 0; p < run; ++p, ka += a_step, b += b_step) {
+/// Rows of A, each somewhere.
+template <class T, int Rows>
+struct ScatteredRows {
+  const T* row[Rows];
+  int64_t step;
+  int64_t at = 0;
+
+  T element(int i) const { return row[i][at]; }
+  void advance() { at += step; }
+};
+
+/// Rows of A at even distances. One pointer serves three of them: twelve would be more than there are integer
+/// registers.
+template <class T, int Rows>
+struct EvenRows {
+  static constexpr int kPointers = (Rows + 2) / 3;
+  const T* pointer[kPointers];
+  int64_t distance, step;
+
+  EvenRows(const T* a, int64_t d, int64_t k_step) : distance(d), step(k_step) {
+    for (int i = 0; i < kPointers; ++i) pointer[i] = a + 3 * i * distance;
+  }
+  T element(int i) const { return pointer[i / 3][i % 3 * distance]; }
+  void advance() {
+#pragma GCC unroll 4
+    for (int i = 0; i < kPointers; ++i) pointer[i] += step;
+  }
+};
+
+/// acc[i][j] += the sum over `run` steps of element i of A times vector j of a row of b.
+template <class T, int Rows, int Vectors, class A, class... Fetches>
+[[gnu::always_inline]] inline void add_products(Vector<T> (&acc)[Rows][Vectors], A a, const T* b,
+                                                int64_t b_step, int64_t run, Fetches... fetches) {
+  for (int64_t p = 0; p < run; ++p, a.advance(), b += b_step) {
+    (__builtin_prefetch(fetches.memory), ...);
+    ((fetches.memory += fetches.step), ...);
     Vector<T> row[Vectors];
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * kLanes<T>);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
+      const T element = a.element(i);
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; ++j) acc[i][j] += a[i][ka] * row[j];
+      for (int j = 0; j < Vectors; ++j) acc[i][j] += element * row[j];
     }
   }
 }
@@ -80,12 +123,20 @@ template <class T, int Rows, int Vectors>
 void compute_tile(const Tile<T>& tile, int first_row) {
   constexpr int L = kLanes<T>;
   Vector<T> acc[Rows][Vectors] = {};
-  for (int64_t s = 0; s < tile.count; ++s) {
-    const Segment<T>& segment = tile.segments[s];
-    const T* a[Rows];
+  if (tile.even) {
+    const Segment<T>& segment = *tile.segments;
+    const T* const a = segment.a[0] + first_row * tile.a_row;
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) a[i] = segment.a[first_row + i];
-    add_products(acc, a, tile.a_step, segment.b + tile.b_offset, tile.b_step, segment.run);
+    for (int i = 0; i < Rows; ++i) __builtin_prefetch(tile.c[first_row + i], 1);
+    add_products(acc, EvenRows<T, Rows>(a, tile.a_row, tile.a_step), segment.b + tile.b_offset, tile.b_step,
+                 segment.run, tile.fetch);
+  }
+  for (int64_t s = 0; s < tile.count && !tile.even; ++s) {
+    const Segment<T>& segment = tile.segments[s];
+    ScatteredRows<T, Rows> a{{}, tile.a_step};
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) a.row[i] = segment.a[first_row + i];
+    add_products(acc, a, segment.b + tile.b_offset, tile.b_step, segment.run);
   }
   const bool whole = tile.c_step == 1 && tile.columns == Vectors * L;
 #pragma GCC unroll 16
@@ -119,6 +170,13 @@ void compute_tile_rows(const Tile<T>& tile, int rows) {
   });
 }
 
+/// Memory that is wanted next, and fetched meanwhile.
+template <class T>
+struct Ahead {
+  const T* memory = nullptr;
+  int64_t elements = 0;
+};
+
 /// The plain case: c [m, n] = a b for matrices of whole vectors whose rows lie evenly in memory, n at most
 /// kTileColumns. Element (i, p) of a is a[i * a_row + p * a_step]. `accumulate` goes on with the sums in c,
 /// to the bits of one sum.
@@ -132,35 +190,45 @@ struct SmallProduct {
   T* c;
   int64_t c_row;
   bool accumulate;
+  Ahead<T> ahead[2] = {};
 };
 
 template <class T, int Rows, int Vectors>
-void multiply_rows(const SmallProduct<T>& s, int64_t first_row) {
+void multiply_rows(const SmallProduct<T>& s, int64_t first_row, Fetch<T> fetch_0, Fetch<T> fetch_1) {
   Vector<T> acc[Rows][Vectors] = {};
-  const T* a[Rows];
   T* const c = s.c + first_row * s.c_row;
+  const int64_t c_row = s.c_row;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
-    a[i] = s.a + (first_row + i) * s.a_row;
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; ++j) {
-      if (s.accumulate) acc[i][j] = load(c + i * s.c_row + j * kLanes<T>);
+      if (s.accumulate) acc[i][j] = load(c + i * c_row + j * kLanes<T>);
     }
   }
-  add_products(acc, a, s.a_step, s.b, s.b_row, s.k);
+  const int64_t steps = first_row / kTileRows * s.k;
+  fetch_0.memory += steps * fetch_0.step, fetch_1.memory += steps * fetch_1.step;
+  add_products(acc, EvenRows<T, Rows>(s.a + first_row * s.a_row, s.a_row, s.a_step), s.b, s.b_row, s.k,
+               fetch_0, fetch_1);
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) store(c + i * s.c_row + j * kLanes<T>, acc[i][j]);
+    for (int j = 0; j < Vectors; ++j) store(c + i * c_row + j * kLanes<T>, acc[i][j]);
   }
 }
 
 template <class T>
 void multiply(const SmallProduct<T>& s) {
   const bool one_vector = s.n <= kLanes<T>;
+  // What is wanted is spread evenly over the steps; where nothing is, it is what is there already.
+  const int64_t steps = ceil_div(s.m, kTileRows) * max(1, s.k);
+  const auto fetch = [&](const Ahead<T>& ahead) {
+    return ahead.memory ? Fetch<T>{ahead.memory, ceil_div(ahead.elements, steps)} : Fetch<T>{s.a, 0};
+  };
+  const Fetch<T> fetch_0 = fetch(s.ahead[0]), fetch_1 = fetch(s.ahead[1]);
   for_runs_of_rows(s.m, [&](auto run, int64_t first) {
     constexpr int Rows = decltype(run)::value;
-    one_vector ? multiply_rows<T, Rows, 1>(s, first) : multiply_rows<T, Rows, kTileVectors>(s, first);
+    one_vector ? multiply_rows<T, Rows, 1>(s, first, fetch_0, fetch_1)
+               : multiply_rows<T, Rows, kTileVectors>(s, first, fetch_0, fetch_1);
   });
 }
 

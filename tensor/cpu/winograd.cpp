@@ -1,6 +1,16 @@
 // 3x3 convolutions by Winograd's F(4x4, 3x3): see winograd.h for the transforms.
+//
+// The three matrices of a convolution, for each of the 36 frequencies f, are
+//   V [tile][channel of the input]   the transformed tiles of the input,
+//   U [channel of the input][channel of the output]   the transformed filters,
+//   M [tile][channel of the output] = V U   what is transformed to the output.
+// They are cut so that what is multiplied lies in the caches and comes in the order of memory:
+//   V  chunk of the input's channels, frequency, tile, channel
+//   U  panel of the output's channels, chunk, frequency, channel of the input, channel of the panel
+//   M  frequency, tile, channel of the panel
 #include "tensor/cpu/winograd.h"
 
+#include "tensor/cpu/caches.h"
 #include "tensor/cpu/thread_pool.h"
 #include "tensor/cpu/tile.h"
 #include "tensor/cpu/workspace.h"
@@ -9,10 +19,43 @@ namespace halfstep::cpu::inline HALFSTEP_ISA {
 namespace {
 
 constexpr int L = kLanes<float>, MR = kTileRows, NR = kTileColumns<float>;
+constexpr int64_t kFloat = sizeof(float);
 using Vec = Vector<float>;
 // Rows of the scratch matrices are this much longer than they must be: at steps of a power of two they would
 // share few lines of the cache.
 constexpr int64_t kPad = 16;
+
+/// Bytes of the second-level cache that matrices may count on; the rest is for what streams by.
+int64_t cache_room() { return second_level_cache() / 8 * 5; }
+
+/// T X T^T for a one-dimensional transform T of In numbers to Out: first the columns of X, then the rows of
+/// the result. `load(i, j)` gives an element of X, `store(i, j, value)` takes one of rows
+/// row_of(0) ... row_of(Rows - 1).
+template <int In, int Out, int Rows, class Transform, class RowOf, class Load, class Store>
+[[gnu::always_inline]] inline void transform_rows(Transform transform, RowOf row_of, Load load, Store store) {
+  Vec t[Rows][In];
+#pragma GCC unroll 6
+  for (int j = 0; j < In; ++j) {
+    Vec column[In], result[Out];
+#pragma GCC unroll 6
+    for (int i = 0; i < In; ++i) column[i] = load(i, j);
+    transform(column, result);
+#pragma GCC unroll 6
+    for (int i = 0; i < Rows; ++i) t[i][j] = result[row_of(i)];
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < Rows; ++i) {
+    Vec result[Out];
+    transform(t[i], result);
+#pragma GCC unroll 6
+    for (int j = 0; j < Out; ++j) store(i, j, result[j]);
+  }
+}
+template <int In, int Out, class Transform, class Load, class Store>
+[[gnu::always_inline]] inline void transform_square(Transform transform, Load load, Store store) {
+  transform_rows<In, Out, Out>(
+      transform, [](int i) { return i; }, load, store);
+}
 
 /// Where the tiles of 4x4 outputs lie: all of a batch, in the order of the images' rows.
 struct Tiles {
@@ -25,79 +68,51 @@ struct Tiles {
   int64_t left(int64_t tile) const { return tile % wide * kWinogradOut; }
 };
 
-/// A run of an image's channels.
-struct Channels {
-  const float* images;
-  int64_t all;  ///< channels of a pixel
-  int64_t first, count;
+/// A tile's window into images [image][h][w][channels]: pointers to its pixels, to `zeros` outside the image.
+template <int Size>
+struct Window {
+  const float* pixels[Size][Size];
+
+  Window(const float* images, int64_t channels, int64_t image, int64_t h, int64_t w, int64_t top,
+         int64_t left, const float* zeros) {
+    const float* const origin = images + image * h * w * channels;
+    for (int i = 0; i < Size; ++i) {
+      for (int j = 0; j < Size; ++j) {
+        const int64_t row = top + i, column = left + j;
+        const bool inside = 0 <= row && row < h && 0 <= column && column < w;
+        pixels[i][j] = inside ? origin + (row * w + column) * channels : zeros;
+      }
+    }
+  }
 };
 
-/// Pointers to the pixels of a window, to `zeros` outside the image.
-template <int Size>
-void window(const float* (&pixels)[Size][Size], const Channels& x, int64_t image, int64_t h, int64_t w,
-            int64_t top, int64_t left, const float* zeros) {
-  const float* const origin = x.images + image * h * w * x.all + x.first;
-  for (int i = 0; i < Size; ++i) {
-    for (int j = 0; j < Size; ++j) {
-      const int64_t row = top + i, column = left + j;
-      const bool inside = 0 <= row && row < h && 0 <= column && column < w;
-      pixels[i][j] = inside ? origin + (row * w + column) * x.all : zeros;
-    }
-  }
+Window<kWinogradIn> input_window(const Tiles& tiles, int64_t tile, const float* x, int64_t channels,
+                                 const float* zeros) {
+  return {x,
+          channels,
+          tiles.image(tile),
+          tiles.h,
+          tiles.w,
+          tiles.top(tile) - tiles.pad_top,
+          tiles.left(tile) - tiles.pad_left,
+          zeros};
+}
+Window<kWinogradOut> output_window(const Tiles& tiles, int64_t tile, const float* y, int64_t channels,
+                                   const float* zeros) {
+  return {y, channels, tiles.image(tile), tiles.oh, tiles.ow, tiles.top(tile), tiles.left(tile), zeros};
 }
 
-/// out[f * step + c] = B^T d B, where d is the input of a tile.
-void transform_input(float* out, int64_t step, const Tiles& tiles, int64_t tile, const Channels& x,
-                     const float* zeros) {
-  const float* pixels[kWinogradIn][kWinogradIn];
-  window(pixels, x, tiles.image(tile), tiles.h, tiles.w, tiles.top(tile) - tiles.pad_top,
-         tiles.left(tile) - tiles.pad_left, zeros);
-  for (int64_t c = 0; c < x.count; c += L) {
-    Vec t[kWinogradIn][kWinogradIn];
-#pragma GCC unroll 6
-    for (int j = 0; j < kWinogradIn; ++j) {
-      Vec column[kWinogradIn];
-#pragma GCC unroll 6
-      for (int i = 0; i < kWinogradIn; ++i) column[i] = load(pixels[i][j] + c);
-      winograd::input(column);
-#pragma GCC unroll 6
-      for (int i = 0; i < kWinogradIn; ++i) t[i][j] = column[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kWinogradIn; ++i) {
-      winograd::input(t[i]);
-#pragma GCC unroll 6
-      for (int j = 0; j < kWinogradIn; ++j) store(out + (i * kWinogradIn + j) * step + c, t[i][j]);
-    }
+/// A vector of zeros for every channel.
+class Zeros {
+ public:
+  explicit Zeros(int64_t channels) : memory_(kFloat * channels) {
+    std::memset(memory_.data, 0, kFloat * channels);
   }
-}
+  operator const float*() const { return static_cast<const float*>(memory_.data); }
 
-/// out[f * step + c] = A dy A^T, where dy is the gradient of a tile's output: the adjoint of
-/// transform_output.
-void transform_gradient(float* out, int64_t step, const Tiles& tiles, int64_t tile, const Channels& dy,
-                        const float* zeros) {
-  const float* pixels[kWinogradOut][kWinogradOut];
-  window(pixels, dy, tiles.image(tile), tiles.oh, tiles.ow, tiles.top(tile), tiles.left(tile), zeros);
-  for (int64_t c = 0; c < dy.count; c += L) {
-    Vec t[kWinogradIn][kWinogradOut];
-#pragma GCC unroll 4
-    for (int j = 0; j < kWinogradOut; ++j) {
-      Vec column[kWinogradOut], m[kWinogradIn];
-#pragma GCC unroll 4
-      for (int i = 0; i < kWinogradOut; ++i) column[i] = load(pixels[i][j] + c);
-      winograd::output_adjoint(column, m);
-#pragma GCC unroll 6
-      for (int i = 0; i < kWinogradIn; ++i) t[i][j] = m[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kWinogradIn; ++i) {
-      Vec m[kWinogradIn];
-      winograd::output_adjoint(t[i], m);
-#pragma GCC unroll 6
-      for (int j = 0; j < kWinogradIn; ++j) store(out + (i * kWinogradIn + j) * step + c, m[j]);
-    }
-  }
-}
+ private:
+  Workspace memory_;
+};
 
 /// The outputs of a tile in channels [first, first + channels) of y = A^T m A + bias; m is m[f * step + c].
 void transform_output(float* y, int64_t all_channels, int64_t first, int64_t channels, const Tiles& tiles,
@@ -106,27 +121,13 @@ void transform_output(float* y, int64_t all_channels, int64_t first, int64_t cha
   const int64_t tall = min(kWinogradOut, tiles.oh - top), wide = min(kWinogradOut, tiles.ow - left);
   float* out = y + ((tiles.image(tile) * tiles.oh + top) * tiles.ow + left) * all_channels + first;
   for (int64_t c = 0; c < channels; c += L) {
-    Vec t[kWinogradOut][kWinogradIn];
-#pragma GCC unroll 6
-    for (int j = 0; j < kWinogradIn; ++j) {
-      Vec column[kWinogradIn], s[kWinogradOut];
-#pragma GCC unroll 6
-      for (int i = 0; i < kWinogradIn; ++i) column[i] = load(m + (i * kWinogradIn + j) * step + c);
-      winograd::output(column, s);
-#pragma GCC unroll 4
-      for (int i = 0; i < kWinogradOut; ++i) t[i][j] = s[i];
-    }
     const Vec b = bias ? load(bias + first + c) : Vec{};
-#pragma GCC unroll 4
-    for (int i = 0; i < kWinogradOut; ++i) {
-      Vec s[kWinogradOut];
-      winograd::output(t[i], s);
-      if (i >= tall) break;
-#pragma GCC unroll 4
-      for (int j = 0; j < kWinogradOut; ++j) {
-        if (j < wide) store(out + (i * tiles.ow + j) * all_channels + c, s[j] + b);
-      }
-    }
+    transform_square<kWinogradIn, kWinogradOut>(
+        [](auto& in, auto& result) { winograd::output(in, result); },
+        [&](int i, int j) { return load(m + (i * kWinogradIn + j) * step + c); },
+        [&](int i, int j, Vec value) {
+          if (i < tall && j < wide) store(out + (i * tiles.ow + j) * all_channels + c, value + b);
+        });
   }
 }
 
@@ -136,176 +137,193 @@ struct Filters {
   const float* kernel;
   int64_t depth, columns;
   bool turned;
+  int64_t chunk = depth;  ///< so many channels of the input lie together in U and V
 
   int64_t panels() const { return ceil_div(columns, NR); }
+  int64_t width_of(int64_t panel) const { return min(NR, columns - panel * NR); }
+  int64_t chunks() const { return ceil_div(depth, chunk); }
+  int64_t channels_of(int64_t c) const { return min(chunk, depth - c * chunk); }
+  /// From one frequency to the next, and all of them, for a panel and a chunk.
+  int64_t u_step() const { return chunk * NR + kPad; }
+  int64_t u_size() const { return kFrequencies * u_step(); }
 };
 
-// Channels of the input whose filters are transformed at a time; those of a panel stay in the second-level
-// cache.
-constexpr int64_t kChunk = 64;
+// Channels of the input whose filters are transformed at a time.
+constexpr int64_t kFilterChannels = 64;
 
-/// out[f * out_step + (c - first) * NR + j] = the transform of the filter from channel c to column j of a
-/// panel, for c from `first` to `last`, at most kChunk of them. The zeros behind the last column are not
+/// u[f * u_step + (i - first) * NR + j] = the transform of the filter from channel i to column j of a panel,
+/// for i from `first` to `last`, at most kFilterChannels of them. The zeros behind the last column are not
 /// written.
-void transform_filters(float* out, int64_t out_step, const Filters& filters, int64_t panel, int64_t first,
-                       int64_t last) {
-  const int64_t j0 = panel * NR, wide = min(NR, filters.columns - j0), count = last - first;
-  const Workspace memory(filters.turned ? sizeof(float) * 9 * kChunk * NR : 0);
+void transform_filters(float* u, const Filters& filters, int64_t panel, int64_t first, int64_t last) {
+  const int64_t j0 = panel * NR, wide = filters.width_of(panel), count = last - first,
+                step = filters.u_step();
+  const Workspace memory(filters.turned ? kFloat * 9 * kFilterChannels * NR : 0);
   float* const turned = static_cast<float*>(memory.data);
-  // Tap t of channel c is at source[t * tap_step + c * c_step].
+  // Tap t of channel first + i is at source[t * tap_step + i * channel_step].
   const float* source = filters.kernel + first * filters.columns + j0;
-  int64_t tap_step = filters.depth * filters.columns, c_step = filters.columns;
+  int64_t tap_step = filters.depth * filters.columns, channel_step = filters.columns;
   if (filters.turned) {
+    tap_step = kFilterChannels * NR, channel_step = NR;
     for (int64_t tap = 0; tap < 9; ++tap) {
       const float* const from = filters.kernel + (tap * filters.columns + j0) * filters.depth + first;
-      for (int64_t c = 0; c < count; c += L) {
+      for (int64_t i = 0; i < count; i += L) {
         for (int64_t j = 0; j < wide; j += L) {
-          transpose_square(turned + ((8 - tap) * kChunk + c) * NR + j, NR, from + j * filters.depth + c,
+          transpose_square(turned + (8 - tap) * tap_step + i * NR + j, NR, from + j * filters.depth + i,
                            filters.depth);
         }
       }
     }
-    source = turned, tap_step = kChunk * NR, c_step = NR;
+    source = turned;
   }
-  for (int64_t c = 0; c < count; ++c) {
+  for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = 0; j < wide; j += L) {
-      Vec t[kWinogradIn][3];
-#pragma GCC unroll 3
-      for (int k = 0; k < 3; ++k) {
-        Vec column[3], u[kWinogradIn];
-#pragma GCC unroll 3
-        for (int i = 0; i < 3; ++i) column[i] = load(source + (i * 3 + k) * tap_step + c * c_step + j);
-        winograd::filter(column, u);
-#pragma GCC unroll 6
-        for (int i = 0; i < kWinogradIn; ++i) t[i][k] = u[i];
-      }
-#pragma GCC unroll 6
-      for (int i = 0; i < kWinogradIn; ++i) {
-        Vec u[kWinogradIn];
-        winograd::filter(t[i], u);
-#pragma GCC unroll 6
-        for (int k = 0; k < kWinogradIn; ++k)
-          store(out + (i * kWinogradIn + k) * out_step + c * NR + j, u[k]);
-      }
+      const float* const taps = source + i * channel_step + j;
+      float* const out = u + i * NR + j;
+      transform_square<3, kWinogradIn>(
+          [](auto& in, auto& result) { winograd::filter(in, result); },
+          [&](int k, int l) { return load(taps + (k * 3 + l) * tap_step); },
+          [&](int k, int l, Vec value) { store(out + (k * kWinogradIn + l) * step, value); });
     }
   }
 }
 
 /// The convolution of x by filters, plus bias.
-struct Convolution {
+class Convolution {
+ public:
+  Convolution(const Tiles& all_tiles, const float* images, const Filters& all_filters,
+              const float* bias_or_null, float* out)
+      : tiles(all_tiles), x(images), filters(all_filters), bias(bias_or_null), y(out) {
+    if (is_small()) {
+      const int64_t fitting = cache_room() / (kFloat * kFrequencies * NR) / kFilterChannels * kFilterChannels;
+      filters.chunk = min(filters.depth, max(kFilterChannels, fitting));
+    }
+    v_row = filters.chunk + kPad;
+  }
+
+  void run() const {
+    if (count == 0) return;
+    is_small() ? by_panels() : by_blocks();
+  }
+
+ private:
   Tiles tiles;
   const float* x;
   Filters filters;
   const float* bias;
   float* y;
-  int64_t count = tiles.count(), row = filters.depth + kPad;  ///< row: of V
+  int64_t count = tiles.count(), v_row;
 
-  void run() const {
-    if (count == 0) return;
-    // Few tiles do not pay for filters that make the way to memory and back.
-    constexpr int64_t kFewTiles = 128;
-    count <= kFewTiles ? by_panels() : by_blocks();
-  }
+  /// Few tiles do not pay for filters that make the way to memory and back.
+  bool is_small() const { return count <= 64; }
 
- private:
-  /// V at v[f * v_step + (tile - first) * row + c] for tiles [first, last).
-  void transform_inputs(float* v, int64_t v_step, int64_t first, int64_t last) const {
-    const Workspace memory(sizeof(float) * filters.depth);
-    float* const zeros = static_cast<float*>(memory.data);
-    std::memset(zeros, 0, sizeof(float) * filters.depth);
+  /// V of `n` tiles: from one frequency to the next, and of a chunk.
+  int64_t v_step(int64_t n) const { return n * v_row + kPad; }
+  int64_t v_size(int64_t n) const { return kFrequencies * v_step(n); }
+  int64_t m_step(int64_t n) const { return n * NR + kPad; }
+
+  /// Tiles [first, last) of the V that begins with tile `origin` and has n of them.
+  void transform_inputs(float* v, int64_t n, int64_t origin, int64_t first, int64_t last) const {
+    const Zeros zeros(filters.depth);
     for (int64_t t = first; t < last; ++t) {
-      transform_input(v + (t - first) * row, v_step, tiles, t, {x, filters.depth, 0, filters.depth}, zeros);
+      const auto window = input_window(tiles, t, x, filters.depth, zeros);
+      for (int64_t chunk = 0; chunk < filters.chunks(); ++chunk) {
+        float* const out = v + chunk * v_size(n) + (t - origin) * v_row;
+        const int64_t begin = chunk * filters.chunk, channels = filters.channels_of(chunk);
+        for (int64_t c = 0; c < channels; c += L) {
+          transform_square<kWinogradIn, kWinogradIn>(
+              [](auto& in, auto& result) { winograd::input(in, result); },
+              [&](int i, int j) { return load(window.pixels[i][j] + begin + c); },
+              [&](int i, int j, Vec value) { store(out + (i * kWinogradIn + j) * v_step(n) + c, value); });
+        }
+      }
     }
   }
 
-  /// M [f][tile][NR] (+)= V U for n tiles, a panel and k channels.
-  void multiply_panel(float* m, int64_t m_step, const float* v, int64_t v_step, const float* u,
-                      int64_t u_step, int64_t n, int64_t wide, int64_t k, bool accumulate) const {
+  /// M (+)= V U for `used` of n tiles, a panel and a chunk. What is multiplied next is fetched beside it.
+  void multiply_chunk(float* m, const float* v, const float* u, int64_t n, int64_t used, int64_t panel,
+                      int64_t chunk) const {
     for (int64_t f = 0; f < kFrequencies; ++f) {
-      multiply<float>({.m = n,
-                       .n = wide,
-                       .k = k,
-                       .a = v + f * v_step,
-                       .a_row = row,
+      const float *const v_f = v + f * v_step(n), *const u_f = u + f * filters.u_step();
+      multiply<float>({.m = used,
+                       .n = filters.width_of(panel),
+                       .k = filters.channels_of(chunk),
+                       .a = v_f,
+                       .a_row = v_row,
                        .a_step = 1,
-                       .b = u + f * u_step,
+                       .b = u_f,
                        .b_row = NR,
-                       .c = m + f * m_step,
+                       .c = m + f * m_step(n),
                        .c_row = NR,
-                       .accumulate = accumulate});
+                       .accumulate = chunk > 0,
+                       .ahead = {{v_f + v_step(n), v_step(n)}, {u_f + filters.u_step(), filters.u_step()}}});
     }
   }
 
-  int64_t width_of(int64_t panel) const { return min(NR, filters.columns - panel * NR); }
+  void transform_outputs(const float* m, int64_t n, int64_t panel, int64_t first, int64_t last) const {
+    for (int64_t t = first; t < last; ++t) {
+      transform_output(y, filters.columns, panel * NR, filters.width_of(panel), tiles, t,
+                       m + (t - first) * NR, m_step(n), bias);
+    }
+  }
 
   /// Many tiles: all filters are transformed first. Then each task takes a block of tiles all the way to y,
   /// so that V and M never leave the cache.
   void by_blocks() const {
-    const int64_t depth = filters.depth, panels = filters.panels(), chunks = ceil_div(depth, kChunk);
-    const int64_t panel_size = kFrequencies * depth * NR;
-    const Workspace filter_memory(sizeof(float) * panels * panel_size);
+    const int64_t panels = filters.panels(), u_size = filters.u_size(), depth = filters.depth;
+    const int64_t pieces = ceil_div(depth, kFilterChannels);
+    const Workspace filter_memory(kFloat * panels * u_size);
     float* const u = static_cast<float*>(filter_memory.data);
-    parallel_for(panels * chunks, 1, [=, this](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t panel = task / chunks, c = task % chunks * kChunk;
-        transform_filters(u + panel * panel_size + c * NR, depth * NR, filters, panel, c,
-                          min(depth, c + kChunk));
+    parallel_for(panels * pieces, 1, [=, this](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t panel = i / pieces, first = i % pieces * kFilterChannels;
+        transform_filters(u + panel * u_size + first * NR, filters, panel, first,
+                          min(depth, first + kFilterChannels));
       }
     });
 
     // More tiles in a block use each filter more often; fewer leave room for the filters in the cache.
-    constexpr int64_t kCacheBytes = 640 * 1024, kMostTiles = 48;
-    const int64_t fitting =
-        kCacheBytes / (kFrequencies * row * static_cast<int64_t>(sizeof(float))) / MR * MR;
+    constexpr int64_t kMostTiles = 24;
+    const int64_t fitting = cache_room() / (kFloat * kFrequencies * (v_row + NR)) / MR * MR;
     const int64_t most = max(MR, min(kMostTiles, fitting));
-    const int64_t block = ceil_div(ceil_div(count, ceil_div(count, most)), MR) * MR;
-    parallel_for(ceil_div(count, block), 1, [=, this](int64_t begin, int64_t end) {
-      const int64_t v_step = block * row + kPad, m_step = block * NR + kPad;
-      const Workspace memory(sizeof(float) * kFrequencies * (v_step + m_step));
+    const int64_t n = ceil_div(ceil_div(count, ceil_div(count, most)), MR) * MR;
+    parallel_for(ceil_div(count, n), 1, [=, this](int64_t begin, int64_t end) {
+      const Workspace memory(kFloat * (v_size(n) + kFrequencies * m_step(n)));
       float* const v = static_cast<float*>(memory.data);
-      float* const m = v + kFrequencies * v_step;
+      float* const m = v + v_size(n);
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task * block, last = min(count, first + block);
-        transform_inputs(v, v_step, first, last);
+        const int64_t first = task * n, last = min(count, first + n);
+        transform_inputs(v, n, first, first, last);
         for (int64_t panel = 0; panel < panels; ++panel) {
-          multiply_panel(m, m_step, v, v_step, u + panel * panel_size, depth * NR, last - first,
-                         width_of(panel), depth, false);
-          transform_outputs(m, m_step, panel, first, last);
+          multiply_chunk(m, v, u + panel * u_size, n, last - first, panel, 0);
+          transform_outputs(m, n, panel, first, last);
         }
       }
     });
   }
 
-  /// Few tiles: all inputs are transformed first. Then each task takes a panel of filters, some channels at a
+  /// Few tiles: all inputs are transformed first. Then each task takes panels of filters, some channels at a
   /// time, which are used as soon as they are transformed.
   void by_panels() const {
-    const int64_t depth = filters.depth, v_step = count * row + kPad;
-    const Workspace input_memory(sizeof(float) * kFrequencies * v_step);
+    const int64_t chunks = filters.chunks(), u_size = filters.u_size(), m_size = kFrequencies * m_step(count);
+    const Workspace input_memory(kFloat * chunks * v_size(count));
     float* const v = static_cast<float*>(input_memory.data);
-    parallel_for(count, max(1, 1024 / depth), [=, this](int64_t begin, int64_t end) {
-      transform_inputs(v + begin * row, v_step, begin, end);
-    });
+    parallel_for(count, max(1, 1024 / filters.depth),
+                 [=, this](int64_t begin, int64_t end) { transform_inputs(v, count, 0, begin, end); });
     parallel_for(filters.panels(), 1, [=, this](int64_t begin, int64_t end) {
-      const int64_t u_step = kChunk * NR + kPad, m_step = count * NR + kPad;
-      const Workspace memory(sizeof(float) * kFrequencies * (u_step + m_step));
+      const Workspace memory(kFloat * (u_size + m_size));
       float* const u = static_cast<float*>(memory.data);
-      float* const m = u + kFrequencies * u_step;
+      float* const m = u + u_size;
       for (int64_t panel = begin; panel < end; ++panel) {
-        for (int64_t c = 0; c < depth; c += kChunk) {
-          const int64_t last = min(depth, c + kChunk);
-          transform_filters(u, u_step, filters, panel, c, last);
-          multiply_panel(m, m_step, v + c, v_step, u, u_step, count, width_of(panel), last - c, c > 0);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+          const int64_t first = chunk * filters.chunk, last = first + filters.channels_of(chunk);
+          for (int64_t i = first; i < last; i += kFilterChannels) {
+            transform_filters(u + (i - first) * NR, filters, panel, i, min(last, i + kFilterChannels));
+          }
+          multiply_chunk(m, v + chunk * v_size(count), u, count, count, panel, chunk);
         }
-        transform_outputs(m, m_step, panel, 0, count);
+        transform_outputs(m, count, panel, 0, count);
       }
     });
-  }
-
-  void transform_outputs(const float* m, int64_t m_step, int64_t panel, int64_t first, int64_t last) const {
-    for (int64_t t = first; t < last; ++t) {
-      transform_output(y, filters.columns, panel * NR, width_of(panel), tiles, t, m + (t - first) * NR,
-                       m_step, bias);
-    }
   }
 };
 
@@ -325,11 +343,15 @@ struct FilterGradient {
   Tiles tiles;
   int64_t c, o, count;
   const float *x, *dy;
-  // Tasks: squares of channels whose 36 matrices stay in the cache, times groups of tiles with a partial sum
-  // each. Both are fixed by the shapes alone, and so is the order of the sum.
-  static constexpr int64_t kChannels = 64, kTiles = 48, kFewTasks = 8;
-  int64_t c_block, o_block, c_blocks, o_blocks, tiles_per_group, groups;
-  float* partials = nullptr;  ///< [group][c block][o block][f][c_block][o_block]
+  // The six rows of frequencies are worked on all at once or, where the cache does not hold their matrices,
+  // two at a time. In this order pairs share most of their transform.
+  static constexpr int kRows[kWinogradIn] = {0, 5, 1, 2, 3, 4};
+  // Tasks: blocks of channels, times groups of tiles with a partial sum each, times pairs of rows. All are
+  // fixed by the shapes alone, and so is the order of the sum.
+  static constexpr int64_t kInputs = 64, kOutputs = 128, kTiles = 48, kFewTasks = 8;
+  int64_t c_block, o_block, c_blocks, o_blocks, panels;
+  int64_t rows, tiles_per_group, groups;
+  float* partials = nullptr;  ///< [group][c block][o block][row][6][panel][channel of c][NR]
 
   explicit FilterGradient(const Conv2dArgs& args)
       : tiles(tiles_of(args)),
@@ -338,80 +360,137 @@ struct FilterGradient {
         count(tiles.count()),
         x(args.x.as<const float>()),
         dy(args.y.as<const float>()) {
-    c_block = min(c, kChannels), o_block = min(o, kChannels);
+    const auto even_part = [](int64_t n, int64_t most, int64_t unit) {
+      return ceil_div(ceil_div(n, ceil_div(n, most)), unit) * unit;
+    };
+    c_block = even_part(c, kInputs, L), o_block = even_part(o, kOutputs, NR);
     c_blocks = ceil_div(c, c_block), o_blocks = ceil_div(o, o_block);
-    const int64_t blocks = max(1, ceil_div(count, kTiles));
-    tiles_per_group = ceil_div(blocks, min(blocks, ceil_div(kFewTasks, c_blocks * o_blocks))) * kTiles;
+    panels = o_block / NR;
+    rows = c_block * o_block <= kInputs * kOutputs / 2 ? kWinogradIn : 2;
+    const int64_t steps = max(1, ceil_div(count, kTiles)), tasks_per_group = tasks_of(1);
+    tiles_per_group = ceil_div(steps, min(steps, ceil_div(kFewTasks, tasks_per_group))) * kTiles;
     groups = max(1, ceil_div(count, tiles_per_group));
   }
 
-  int64_t tasks() const { return groups * c_blocks * o_blocks; }
-  int64_t matrix() const { return c_block * o_block; }
-  int64_t partial_size() const { return kFrequencies * matrix(); }
+  int64_t slices() const { return kWinogradIn / rows; }
+  int64_t tasks_of(int64_t n) const { return n * c_blocks * o_blocks * slices(); }
+  int64_t tasks() const { return tasks_of(groups); }
+  int64_t matrix() const { return panels * c_block * NR; }
+  int64_t slice_size() const { return rows * kWinogradIn * matrix(); }
+  int64_t block_size() const { return kFrequencies * matrix(); }
+  int64_t group_size() const { return c_blocks * o_blocks * block_size(); }
 
   /// The partial sums of tasks [begin, end).
   void run(int64_t begin, int64_t end) const {
-    const int64_t v_row = c_block + kPad, z_row = o_block + kPad;
-    const int64_t v_step = kTiles * v_row + kPad, z_step = kTiles * z_row + kPad;
-    const Workspace memory(sizeof(float) * (kFrequencies * (v_step + z_step) + kChannels));
-    float* const v = static_cast<float*>(memory.data);
-    float* const z = v + kFrequencies * v_step;
-    float* const zeros = z + kFrequencies * z_step;
-    std::memset(zeros, 0, sizeof(float) * kChannels);
+    const Workspace memory(kFloat * rows * kWinogradIn * (v_step() + z_step()));
+    const Zeros zeros(max(c, o));
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task / (c_blocks * o_blocks);
-      const int64_t c0 = task / o_blocks % c_blocks * c_block, o0 = task % o_blocks * o_block;
-      const Channels in{x, c, c0, min(c_block, c - c0)}, out{dy, o, o0, min(o_block, o - o0)};
+      const int64_t first_row = task % slices() * rows, block = task / slices() % (c_blocks * o_blocks);
+      const int64_t group = task / tasks_of(1);
       const int64_t start = group * tiles_per_group, stop = min(count, start + tiles_per_group);
-      float* const partial = partials + task * partial_size();
-      if (start >= stop) std::memset(partial, 0, sizeof(float) * partial_size());
-      for (int64_t first = start; first < stop; first += kTiles) {
-        const int64_t n = min(kTiles, stop - first);
-        for (int64_t t = 0; t < n; ++t) {
-          transform_input(v + t * v_row, v_step, tiles, first + t, in, zeros);
-          transform_gradient(z + t * z_row, z_step, tiles, first + t, out, zeros);
+      int64_t tile = start;
+      do {  // at least once: an empty sum is written, too
+        const Part part{.c0 = block / o_blocks * c_block,
+                        .o0 = block % o_blocks * o_block,
+                        .tile = tile,
+                        .count = min(kTiles, stop - tile),
+                        .v = static_cast<float*>(memory.data),
+                        .zeros = zeros,
+                        .sums = partials + task * slice_size(),
+                        .accumulate = tile > start};
+        if (rows == kWinogradIn) {
+          add_part<0, kWinogradIn>(part);
+        } else {
+          first_row == 0   ? add_part<0, 2>(part)
+          : first_row == 2 ? add_part<2, 2>(part)
+                           : add_part<4, 2>(part);
         }
-        for (int64_t f = 0; f < kFrequencies; ++f) {
-          for (int64_t j = 0; j < out.count; j += NR) {
-            multiply<float>({.m = in.count,
-                             .n = min(NR, out.count - j),
-                             .k = n,
-                             .a = v + f * v_step,
-                             .a_row = 1,
-                             .a_step = v_row,
-                             .b = z + f * z_step + j,
-                             .b_row = z_row,
-                             .c = partial + f * matrix() + j,
-                             .c_row = o_block,
-                             .accumulate = first > start});
-          }
-        }
-      }
+        tile += kTiles;
+      } while (tile < stop);
     }
   }
 
   /// out[tap][channel][o], for one channel: the sum over groups, transformed.
   void finish(float* out, int64_t channel) const {
     for (int64_t n = 0; n < o; n += L) {
-      const float* const source = partials + (channel / c_block * o_blocks + n / o_block) * partial_size() +
-                                  channel % c_block * o_block + n % o_block;
-      Vec t[3][kWinogradIn];
-      for (int j = 0; j < kWinogradIn; ++j) {
-        Vec u[kWinogradIn], g[3];
-        for (int i = 0; i < kWinogradIn; ++i) {
-          const float* sum = source + (i * kWinogradIn + j) * matrix();
-          u[i] = load(sum);
-          for (int64_t group = 1; group < groups; ++group) {
-            u[i] += load(sum += c_blocks * o_blocks * partial_size());
-          }
-        }
-        winograd::filter_adjoint(u, g);
-        for (int i = 0; i < 3; ++i) t[i][j] = g[i];
+      const int64_t block = channel / c_block * o_blocks + n / o_block, column = n % o_block;
+      const float* const source = partials + block * block_size() + column / NR * (c_block * NR) +
+                                  channel % c_block * NR + column % NR;
+      const float* row[kWinogradIn];
+      for (int i = 0; i < kWinogradIn; ++i) row[kRows[i]] = source + i * kWinogradIn * matrix();
+      transform_square<kWinogradIn, 3>(
+          [](auto& from, auto& to) { winograd::filter_adjoint(from, to); },
+          [&](int i, int j) {
+            const float* sum = row[i] + j * matrix();
+            Vec total = load(sum);
+            for (int64_t group = 1; group < groups; ++group) total += load(sum += group_size());
+            return total;
+          },
+          [&](int i, int j, Vec value) { store(out + ((i * 3 + j) * c + channel) * o + n, value); });
+    }
+  }
+
+ private:
+  int64_t v_row() const { return c_block + kPad; }
+  int64_t z_row() const { return panels * NR + kPad; }
+  int64_t v_step() const { return kTiles * v_row() + kPad; }
+  int64_t z_step() const { return kTiles * z_row() + kPad; }
+
+  /// Some tiles' part of the sums of some rows, for channels from c0 and o0.
+  struct Part {
+    int64_t c0, o0, tile, count;
+    float* v;  ///< room for V, and Z behind it
+    const float* zeros;
+    float* sums;
+    bool accumulate;
+  };
+
+  /// Rows kRows[First] ... kRows[First + Rows - 1] of frequencies.
+  template <int First, int Rows>
+  void add_part(const Part& part) const {
+    const auto row = [](int i) { return kRows[First + i]; };
+    const int64_t inputs = min(c_block, c - part.c0), outputs = min(o_block, o - part.o0);
+    float *const v = part.v, *const z = v + Rows * kWinogradIn * v_step();
+    for (int64_t t = 0; t < part.count; ++t) {
+      const auto in = input_window(tiles, part.tile + t, x + part.c0, c, part.zeros);
+      for (int64_t i = 0; i < inputs; i += L) {
+        transform_rows<kWinogradIn, kWinogradIn, Rows>(
+            [](auto& from, auto& to) { winograd::input(from, to); }, row,
+            [&](int k, int l) { return load(in.pixels[k][l] + i); },
+            [&](int k, int l, Vec value) {
+              store(v + (k * kWinogradIn + l) * v_step() + t * v_row() + i, value);
+            });
       }
-      for (int i = 0; i < 3; ++i) {
-        Vec g[3];
-        winograd::filter_adjoint(t[i], g);
-        for (int j = 0; j < 3; ++j) store(out + ((i * 3 + j) * c + channel) * o + n, g[j]);
+    }
+    for (int64_t t = 0; t < part.count; ++t) {
+      const auto out = output_window(tiles, part.tile + t, dy + part.o0, o, part.zeros);
+      for (int64_t j = 0; j < outputs; j += L) {
+        transform_rows<kWinogradOut, kWinogradIn, Rows>(
+            [](auto& from, auto& to) { winograd::output_adjoint(from, to); }, row,
+            [&](int k, int l) { return load(out.pixels[k][l] + j); },
+            [&](int k, int l, Vec value) {
+              store(z + (k * kWinogradIn + l) * z_step() + t * z_row() + j, value);
+            });
+      }
+    }
+    for (int64_t f = 0; f < Rows * kWinogradIn; ++f) {
+      for (int64_t panel = 0; panel * NR < outputs; ++panel) {
+        float* const sums = part.sums + f * matrix() + panel * c_block * NR;
+        const bool even = panel % 2 == 0;
+        multiply<float>({.m = inputs,
+                         .n = min(NR, outputs - panel * NR),
+                         .k = part.count,
+                         .a = v + f * v_step(),
+                         .a_row = 1,
+                         .a_step = v_row(),
+                         .b = z + f * z_step() + panel * NR,
+                         .b_row = z_row(),
+                         .c = sums,
+                         .c_row = NR,
+                         .accumulate = part.accumulate,
+                         .ahead = {{sums + MR * NR, c_block * NR},
+                                   even ? Ahead<float>{v + (f + 1) * v_step(), v_step()}
+                                        : Ahead<float>{z + (f + 1) * z_step(), z_step()}}});
       }
     }
   }
@@ -437,35 +516,28 @@ bool winograd_applies(const Conv2dArgs& args) {
 }
 
 void winograd_forward(const Conv2dArgs& args) {
-  const Convolution convolution{
-      .tiles = tiles_of(args),
-      .x = args.x.as<const float>(),
-      .filters = {args.kernel.as<const float>(), args.kernel.shape[2], args.kernel.shape[3], false},
-      .bias = args.bias.as<const float>(),
-      .y = args.y.as<float>()};
-  convolution.run();
+  const Filters filters{args.kernel.as<const float>(), args.kernel.shape[2], args.kernel.shape[3], false};
+  Convolution(tiles_of(args), args.x.as<const float>(), filters, args.bias.as<const float>(),
+              args.y.as<float>())
+      .run();
 }
 
 void winograd_backward_data(const Conv2dArgs& args) {
   // dx is the convolution of dy, padded by what the padding of x left of 2, with the filters turned.
-  const Convolution convolution{
-      .tiles = {.images = args.x.shape[0],
-                .h = args.y.shape[1],
-                .w = args.y.shape[2],
-                .oh = args.x.shape[1],
-                .ow = args.x.shape[2],
-                .pad_top = 2 - args.geometry.pad_top,
-                .pad_left = 2 - args.geometry.pad_left},
-      .x = args.y.as<const float>(),
-      .filters = {args.kernel.as<const float>(), args.kernel.shape[3], args.kernel.shape[2], true},
-      .bias = nullptr,
-      .y = args.x.as<float>()};
-  convolution.run();
+  const Tiles tiles{.images = args.x.shape[0],
+                    .h = args.y.shape[1],
+                    .w = args.y.shape[2],
+                    .oh = args.x.shape[1],
+                    .ow = args.x.shape[2],
+                    .pad_top = 2 - args.geometry.pad_top,
+                    .pad_left = 2 - args.geometry.pad_left};
+  const Filters filters{args.kernel.as<const float>(), args.kernel.shape[3], args.kernel.shape[2], true};
+  Convolution(tiles, args.y.as<const float>(), filters, nullptr, args.x.as<float>()).run();
 }
 
 void winograd_backward_kernel(const Conv2dArgs& args) {
   FilterGradient gradient(args);
-  const Workspace memory(sizeof(float) * gradient.tasks() * gradient.partial_size());
+  const Workspace memory(kFloat * gradient.groups * gradient.group_size());
   gradient.partials = static_cast<float*>(memory.data);
   parallel_for(gradient.tasks(), 1, [&gradient](int64_t begin, int64_t end) { gradient.run(begin, end); });
   float* const out = args.kernel.as<float>();

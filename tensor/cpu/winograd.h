@@ -25,17 +25,17 @@ inline constexpr float at_zero = static_cast<float>(1 / (double{pp} * qq)),
                        at_p = static_cast<float>(1 / (2.0 * pp * (pp - qq))),
                        at_q = static_cast<float>(1 / (2.0 * qq * (qq - pp)));
 
-/// v = B^T d, in place.
+/// v = B^T d.
 template <class V>
-[[gnu::always_inline]] inline void input(V (&d)[kWinogradIn]) {
+[[gnu::always_inline]] inline void input(const V (&d)[kWinogradIn], V (&v)[kWinogradIn]) {
   const V p_even = d[4] - qq * d[2], p_odd = p * (d[3] - qq * d[1]);
   const V q_even = d[4] - pp * d[2], q_odd = q * (d[3] - pp * d[1]);
-  d[0] = pp * qq * d[0] - (pp + qq) * d[2] + d[4];
-  d[5] = pp * qq * d[1] - (pp + qq) * d[3] + d[5];
-  d[1] = p_even + p_odd;
-  d[2] = p_even - p_odd;
-  d[3] = q_even + q_odd;
-  d[4] = q_even - q_odd;
+  v[0] = pp * qq * d[0] - (pp + qq) * d[2] + d[4];
+  v[1] = p_even + p_odd;
+  v[2] = p_even - p_odd;
+  v[3] = q_even + q_odd;
+  v[4] = q_even - q_odd;
+  v[5] = pp * qq * d[1] - (pp + qq) * d[3] + d[5];
 }
 
 /// u = G g: the filter at the points, over the derivative of their common polynomial.

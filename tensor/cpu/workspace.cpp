@@ -4,10 +4,11 @@
 #include <new>
 #include <vector>
 
+#include "tensor/cpu/pages.h"
+
 namespace halfstep::cpu {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
 constexpr size_t kMaxKept = 16;
 
 struct Block {
@@ -19,7 +20,7 @@ struct Block {
 struct FreeList {
   std::vector<Block> blocks;
   ~FreeList() {
-    for (const Block& block : blocks) ::operator delete(block.data, kAlignment);
+    for (const Block& block : blocks) release_pages(block.data);
   }
 };
 
@@ -28,22 +29,25 @@ thread_local FreeList free_list;
 }  // namespace
 
 Workspace::Workspace(size_t bytes) : data(nullptr), bytes_(bytes) {
+  // A whole large page rather than half a page of small ones.
+  if (bytes_ > kLargePage / 2) bytes_ = (bytes_ + kLargePage - 1) / kLargePage * kLargePage;
   auto& blocks = free_list.blocks;
   const auto fits =
-      std::find_if(blocks.begin(), blocks.end(), [&](const Block& b) { return b.bytes >= bytes; });
+      std::find_if(blocks.begin(), blocks.end(), [&](const Block& b) { return b.bytes >= bytes_; });
   if (fits != blocks.end()) {
     data = fits->data;
     bytes_ = fits->bytes;
     blocks.erase(fits);
   } else {
-    data = ::operator new(bytes, kAlignment);
+    data = allocate_pages(bytes_);
+    if (!data) throw std::bad_alloc();
   }
 }
 
 Workspace::~Workspace() {
   auto& blocks = free_list.blocks;
   if (blocks.size() == kMaxKept) {  // the smallest is the cheapest to allocate again
-    ::operator delete(blocks.front().data, kAlignment);
+    release_pages(blocks.front().data);
     blocks.erase(blocks.begin());
   }
   const auto larger =
