@@ -83,7 +83,7 @@ enum class BinaryOp : uint8_t {
 };
 
 /// What a reduction does with the elements that it joins.
-enum class ReduceOp : uint8_t { sum, max, min };
+enum class ReduceOp : uint8_t { sum, sum_of_squares, max, min };
 
 /// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N],
 /// any strides, equal leading axes (stride 0 broadcasts). bias: [N] or absent. beta is 0 or 1; with 0, C is

@@ -178,14 +178,15 @@ void reduce(ReduceOp op, Array out, Array x) {
     for (int64_t i = 0; i < numel(out.shape); ++i) {
       const T* base = x.as<T>() + offset_of(kept, i);
       constexpr double kInfinity = std::numeric_limits<double>::infinity();
-      double result = op == ReduceOp::sum ? 0 : op == ReduceOp::max ? -kInfinity : kInfinity;
+      const bool adds = op == ReduceOp::sum || op == ReduceOp::sum_of_squares;
+      double result = adds ? 0 : op == ReduceOp::max ? -kInfinity : kInfinity;
       for (int64_t j = 0; j < numel(inner.shape); ++j) {
         const double value = base[offset_of(inner, j)];
-        if (op == ReduceOp::sum)
-          result += value;
+        if (adds)
+          result += op == ReduceOp::sum ? value : value * value;
         else if ((op == ReduceOp::max ? value > result : value < result) || value != value)
           result = value;
-        if (op != ReduceOp::sum && result != result) break;  // NaN wins
+        if (!adds && result != result) break;  // NaN wins
       }
       if (out.dtype == DType::f64)
         at<double>(out, i) = result;

@@ -435,6 +435,8 @@ void check_reduce(const Host<T>& x, const std::vector<int>& axes) {
   const Host<T> out(kept, T(99));
   check_entry<T>({out}, run_with(ReduceOp::sum, x),
                  scaled_bounds<T>({out}, run_with(ReduceOp::sum, absolute(x)), length));
+  check_entry<T>({out}, run_with(ReduceOp::sum_of_squares, x),
+                 scaled_bounds<T>({out}, run_with(ReduceOp::sum_of_squares, x), length));
   for (ReduceOp op : {ReduceOp::max, ReduceOp::min})
     check_equal<T>(out, [&](const Backend& b, const Host<T>& o) { b.reduce(op, o.array(), x.array()); });
 }
@@ -480,7 +482,7 @@ TEST_CASE("reduce: an f64 result of f32 numbers, and NaN") {
   });
   x.values[70000] = std::numeric_limits<float>::quiet_NaN();
   for_each_cpu([&](const Backend& backend) {
-    for (ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
+    for (ReduceOp op : {ReduceOp::sum, ReduceOp::sum_of_squares, ReduceOp::max, ReduceOp::min}) {
       Host<float> result({1});
       backend.reduce(op, result.array(), x.array());
       CHECK(std::isnan(result.values[0]));

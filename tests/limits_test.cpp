@@ -136,7 +136,7 @@ TEST_CASE("limits of the reductions") {
   CHECK(taken([] { sum_to(zeros({2, 3}), {}); }));
   CHECK(refused("sum_of_squares", [] { sum_of_squares({}); }));
   CHECK(refused("sum_of_squares", [] { sum_of_squares({zeros({2}), elsewhere({2})}); }));
-  CHECK(refused("multiply", [] { sum_of_squares({zeros({2}, DType::i64)}); }));
+  CHECK(refused("sum_of_squares", [] { sum_of_squares({zeros({2}, DType::i64)}); }));
 }
 
 TEST_CASE("limits of the products") {

@@ -1,4 +1,5 @@
 // Group normalisation fused with its activation. Examples are shared out over the threads.
+#include "tensor/cpu/column_sums.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/simd.h"
 #include "tensor/cpu/thread_pool.h"
@@ -14,57 +15,6 @@ constexpr int64_t kTileElements = 1024;
 int64_t pixels_per_tile(int64_t pixels, int64_t channels) {
   return max(1, min(pixels, kTileElements / channels));
 }
-
-/// sums[c] += the sum over pixels of f(row[c], c) for each of the `Sums` rows sums[0], sums[1] ...: f takes
-/// vectors of double that begin at channel c, one from each of the matrices x, and returns as many as there
-/// are sums.
-template <int Sums, class F, class... T>
-void add_channel_sums(double* const (&sums)[Sums], int64_t pixels, int64_t channels, int64_t row, F f,
-                      const T*... x) {
-  constexpr int L = kLanes<double>;
-  // Some vectors side by side, so that whole lines of memory are used as they come, and even and odd pixels
-  // apart: the additions of a long sum wait for each other, and their errors add up.
-  constexpr int kSide = kVectorRegisters == 32 ? 4 : 2;
-  int64_t c = 0;
-  const auto add = [&]<int Side>(Constant<Side>) {
-    Vector<double> sum[2][Sums][Side] = {};
-    const auto add_pixel = [&](auto& into, int64_t i) {
-#pragma GCC unroll 4
-      for (int v = 0; v < Side; ++v) {
-        const int64_t at = c + v * L;
-        const auto terms = f(at, load_wide(x + i * row + at)...);
-#pragma GCC unroll 4
-        for (int s = 0; s < Sums; ++s) into[s][v] += terms.of[s];
-      }
-    };
-    int64_t i = 0;
-    for (; i + 2 <= pixels; i += 2) add_pixel(sum[0], i), add_pixel(sum[1], i + 1);
-    if (i < pixels) add_pixel(sum[0], i);
-    for (int s = 0; s < Sums; ++s) {
-      for (int v = 0; v < Side; ++v) {
-        double* const total = sums[s] + c + v * L;
-        store(total, load(total) + (sum[0][s][v] + sum[1][s][v]));
-      }
-    }
-    c += Side * L;
-  };
-  while (c + kSide * L <= channels) add(Constant<kSide>{});
-  while (c + L <= channels) add(Constant<1>{});
-  for (; c < channels; ++c) {
-    double sum[Sums] = {};
-    for (int64_t i = 0; i < pixels; ++i) {
-      const auto terms = f(c, (Vector<double>{} + double{x[i * row + c]})...);
-      for (int s = 0; s < Sums; ++s) sum[s] += terms.of[s][0];
-    }
-    for (int s = 0; s < Sums; ++s) sums[s][c] += sum[s];
-  }
-}
-
-/// What add_channel_sums adds at a time.
-template <int Sums>
-struct Terms {
-  Vector<double> of[Sums];
-};
 
 /// Factors of one example, each [tile pixels][channels], in consecutive parts of a workspace.
 template <class T>
@@ -109,18 +59,14 @@ class Forward {
     // the data have none. For f64 a second pass keeps them where the mean is much larger than the deviation.
     constexpr bool kOnePass = sizeof(T) == sizeof(float);
     if constexpr (kOnePass) {
-      // Some pixels at a time, so that all of a line's channels are used while it is near.
-      const int64_t some = max(16, 2 * kTileElements / channels_);
-      for (int64_t i = 0; i < pixels_; i += some) {
-        add_channel_sums<2>(
-            {sums, squares}, min(some, pixels_ - i), count, channels_,
-            [](int64_t, Vector<double> v) {
-              return Terms<2>{{v, v * v}};
-            },
-            x + i * channels_);
-      }
+      add_column_sums<2>(
+          {sums, squares}, pixels_, count, channels_,
+          [](int64_t, Vector<double> v) {
+            return Terms<2>{{v, v * v}};
+          },
+          x);
     } else {
-      add_channel_sums<1>(
+      add_column_sums<1>(
           {sums}, pixels_, count, channels_, [](int64_t, Vector<double> v) { return Terms<1>{{v}}; }, x);
     }
     for (int64_t group = 0; group < count; group += width_) {
@@ -130,7 +76,7 @@ class Forward {
     }
     if constexpr (!kOnePass) {
       const int64_t whole = count / kLanes<double> * kLanes<double>;
-      add_channel_sums<1>(
+      add_column_sums<1>(
           {squares}, pixels_, count, channels_,
           [means, whole](int64_t c, Vector<double> v) {
             const Vector<double> d = v - (c < whole ? load(means + c) : Vector<double>{} + means[c]);
@@ -186,7 +132,7 @@ class Forward {
   }
 
   /// Channels that find_statistics may take by themselves with the same bits: whole groups, and whole steps
-  /// of add_channel_sums. All of them where that does not go up.
+  /// of add_column_sums. All of them where that does not go up.
   int64_t slice() const {
     constexpr int64_t kStep = 4 * kLanes<double>;
     if (channels_ % kStep != 0) return channels_;
@@ -238,7 +184,7 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
         du[i] = d;
         du_h[i] = d * h;
       });
-      add_channel_sums<2>(
+      add_column_sums<2>(
           {sum_du, sum_du_h}, n / channels, channels, channels,
           [](int64_t, Vector<double> d, Vector<double> d_h) {
             return Terms<2>{{d, d_h}};

@@ -1,4 +1,5 @@
 // Sums and maxima over axes. Sums accumulate in double, in blocks fixed by the shape.
+#include "tensor/cpu/column_sums.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/thread_pool.h"
 #include "tensor/cpu/walk.h"
@@ -12,16 +13,31 @@ constexpr int64_t kBlock = 32768;  // elements that one task reduces
 constexpr int64_t kRow = 512;      // accumulators of one task
 constexpr int kWays = 16;          // independent partial results along a contiguous run
 
+// What joins two results, and the term of an element.
 struct SumOf {
   static constexpr double kStart = 0;
   double operator()(double a, double b) const { return a + b; }
+  template <class V>
+  static V term(V x) {
+    return x;
+  }
 };
+struct SumOfSquares : SumOf {
+  template <class V>
+  static V term(V x) {
+    return x * x;
+  }
+};
+template <class Op>
+constexpr bool kIsSum = Op::kStart == 0;
 struct MaxOf {
   static constexpr double kStart = -HUGE_VAL;
+  static double term(double x) { return x; }
   double operator()(double a, double b) const { return formulas::Maximum{}(a, b, 0.0); }
 };
 struct MinOf {
   static constexpr double kStart = HUGE_VAL;
+  static double term(double x) { return x; }
   double operator()(double a, double b) const { return formulas::Minimum{}(a, b, 0.0); }
 };
 
@@ -58,9 +74,20 @@ Nest nest_of(const Array& out, const Array& x) {
   return nest;
 }
 
-/// acc[0 .. count) <- the rows x + offset for elements [begin, end) of inner, four rows at a time.
+/// acc[0 .. count) <- the rows x + offset for elements [begin, end) of inner.
 template <class Op, class T>
+requires kIsSum<Op>
 void reduce_rows(double* acc, int64_t count, const T* x, const Walk<1>& inner, int64_t begin, int64_t end) {
+  inner.for_each_run(begin, end, [&](int64_t n, const int64_t* offset, const int64_t* step) {
+    add_column_sums<1>(
+        {acc}, n, count, step[0], [](int64_t, Vector<double> v) { return Terms<1>{{Op::term(v)}}; },
+        x + offset[0]);
+  });
+}
+/// The same for extrema, four rows at a time.
+template <class Op, class T>
+requires(!kIsSum<Op>) void reduce_rows(double* acc, int64_t count, const T* x, const Walk<1>& inner,
+                                       int64_t begin, int64_t end) {
   const Op op;
   const T* rows[4];
   int held = 0;
@@ -92,10 +119,10 @@ double reduce_run(const T* x, const Walk<1>& inner, int64_t begin, int64_t end) 
     int64_t i = 0;
     if (s == 1) {
       for (; i + kWays <= n; i += kWays) {
-        for (int w = 0; w < kWays; ++w) ways[w] = op(ways[w], p[i + w]);
+        for (int w = 0; w < kWays; ++w) ways[w] = op(ways[w], Op::term(double{p[i + w]}));
       }
     }
-    for (int w = 0; i < n; ++i, w = (w + 1) % kWays) ways[w] = op(ways[w], p[i * s]);
+    for (int w = 0; i < n; ++i, w = (w + 1) % kWays) ways[w] = op(ways[w], Op::term(double{p[i * s]}));
   });
   double result = Op::kStart;
   for (double way : ways) result = op(result, way);
@@ -190,6 +217,8 @@ void reduce(ReduceOp op, Array out, Array x) {
   switch (op) {
     case ReduceOp::sum:
       return reduce_by_dtype<SumOf>(out, x);
+    case ReduceOp::sum_of_squares:
+      return reduce_by_dtype<SumOfSquares>(out, x);
     case ReduceOp::max:
       return reduce_by_dtype<MaxOf>(out, x);
     case ReduceOp::min:
