@@ -17,7 +17,7 @@ struct ManifestCommand {
   std::string line;     ///< as typed: "halfstep distill runs/teacher ..."
   std::string started;  ///< UTC, "2026-11-25T15:04:05Z"
   std::string program;  ///< "halfstep 0.1.0"
-  std::string device;   ///< "cpu"
+  std::string device;   ///< Device::description()
   int threads = 0;
 };
 

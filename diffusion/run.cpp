@@ -233,7 +233,7 @@ Manifest begin_manifest(const std::string& kind, const Config& config, const Dat
   manifest.commands.push_back({.line = options.command,
                                .started = utc_now(),
                                .program = options.program,
-                               .device = std::string(options.device->name()),
+                               .device = options.device->description(),
                                .threads = num_threads()});
   manifest.data_name = data.name;
   manifest.data_images = data.count;

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <vector>
 
+#include "tensor/conv_method.h"
+#include "tensor/cpu/cpu_backend.h"
 #include "tensor/error.h"
 
 namespace halfstep {
@@ -91,6 +93,11 @@ size_t Allocator::reserved_bytes() const {
 void Allocator::reset_peak() {
   std::lock_guard lock(state_->mutex);
   state_->peak = state_->current;
+}
+
+std::string Device::description() const {
+  if (&backend != &cpu_backend()) return std::string(name());
+  return fmt::format("{} ({}, convolutions {})", name(), name_of(selected_isa()), name_of(conv_method()));
 }
 
 // Devices are never destroyed: tensors in static storage may outlive any order of destruction.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "tensor/backend.h"
@@ -42,6 +43,8 @@ class Device {
   const Backend& backend;
   Allocator allocator;
   std::string_view name() const { return backend.name; }
+  /// The name, and what else the last digits of results depend on: "cpu (avx512, convolutions auto)".
+  std::string description() const;
 };
 
 /// The devices of the plain loops and of the fast kernels of the CPU.

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "tensor/conv_method.h"
+#include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/pages.h"
 #include "tensor/cpu/workspace.h"
 #include "tensor/device.h"
@@ -236,6 +238,9 @@ TEST_CASE("devices and dtypes are found by name") {
   CHECK(&device_by_name("reference") == &reference_device());
   CHECK(cpu_device().name() == "cpu");
   CHECK(reference_device().name() == "reference");
+  CHECK(cpu_device().description() == "cpu (" + std::string(name_of(selected_isa())) + ", convolutions " +
+                                          std::string(name_of(conv_method())) + ")");
+  CHECK(reference_device().description() == "reference");
   if (!probe_cuda().backend) {
     CHECK(&device_by_name("auto") == &cpu_device());
     CHECK(error_of([] { device_by_name("cuda"); }).find("[device] expected a CUDA device, got none: ") == 0);

@@ -326,6 +326,7 @@ TEST_CASE("halvings of their own lengths, the manifest of the chain, and a teach
   REQUIRE(manifest.commands.size() == 1);
   CHECK(manifest.commands[0].line == "halfstep distill x");
   CHECK(manifest.commands[0].started.size() == 20);
+  CHECK(manifest.commands[0].device == cpu_device().description());
   CHECK(manifest.data_name == "halves");
   CHECK(manifest.data_floor > 0);
   REQUIRE(manifest.stages.size() == 2);

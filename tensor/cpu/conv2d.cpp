@@ -1,6 +1,7 @@
 // Convolutions as implicit matrix products on the micro-kernel of tile.h: the direct method, for any kernel.
 // Where Winograd's method applies, the entries hand over to winograd.cpp.
 #include "tensor/cpu/kernels.h"
+#include "tensor/cpu/matmul.h"
 #include "tensor/cpu/thread_pool.h"
 #include "tensor/cpu/tile.h"
 #include "tensor/cpu/winograd.h"
@@ -17,8 +18,8 @@ template <class T>
 struct TapProduct {
   int64_t images, rows, taps, depth, columns;
   const T* in;
-  int64_t in_image;       ///< elements per image
-  const int64_t* offset;  ///< [rows][taps] into an image, or -1: zeros (padding)
+  int64_t in_image, in_pixel;  ///< elements per image and per pixel
+  const int64_t* offset;       ///< [rows][taps] into an image, or -1: zeros (padding)
   T* out;
   int64_t out_image;
   const int64_t* out_offset;  ///< [rows]
@@ -27,8 +28,106 @@ struct TapProduct {
   const T* bias;
 };
 
+/// TapProduct with few columns, which would leave most of a vector unused: first each pixel's products with
+/// the matrices of all taps, which lie beside each other then, and from these the sums.
+template <class T>
+class NarrowProduct {
+ public:
+  explicit NarrowProduct(const TapProduct<T>& conv)
+      : conv_(conv),
+        pixels_(conv.in_image / conv.in_pixel),
+        width_(conv.taps * conv.columns),
+        packed_memory_(sizeof(T) * packed_size<T>(conv.depth, width_)),
+        place_memory_(sizeof(int64_t) * conv.rows * conv.taps) {}
+
+  static bool is_worthwhile(const TapProduct<T>& conv) {
+    constexpr int64_t kLeastDepth = 16;
+    return conv.taps > 1 && 2 * conv.columns <= kLanes<T> && conv.depth >= kLeastDepth &&
+           2 * conv.rows >= conv.in_image / conv.in_pixel;
+  }
+
+  void run() const {
+    pack();
+    locate();
+    // Few images are shared out by pixels.
+    constexpr int64_t kManyImages = 8;
+    if (conv_.images >= kManyImages) {
+      parallel_for(conv_.images, 1, [this](int64_t begin, int64_t end) {
+        const Workspace memory(sizeof(T) * pixels_ * width_);
+        T* const products = static_cast<T*>(memory.data);
+        for (int64_t image = begin; image < end; ++image) {
+          multiply(products, image, 0, pixels_);
+          add(products, image, 0, conv_.rows);
+        }
+      });
+      return;
+    }
+    const Workspace memory(sizeof(T) * pixels_ * width_);
+    T* const products = static_cast<T*>(memory.data);
+    for (int64_t image = 0; image < conv_.images; ++image) {
+      constexpr int64_t kGrain = 8 * kTileRows;
+      parallel_for(pixels_, kGrain,
+                   [=, this](int64_t begin, int64_t end) { multiply(products, image, begin, end); });
+      parallel_for(conv_.rows, kGrain,
+                   [=, this](int64_t begin, int64_t end) { add(products, image, begin, end); });
+    }
+  }
+
+ private:
+  T* packed() const { return static_cast<T*>(packed_memory_.data); }
+  int64_t* places() const { return static_cast<int64_t*>(place_memory_.data); }
+
+  /// [taps][depth][columns] to the panels of [depth][taps][columns].
+  void pack() const {
+    constexpr int NR = kTileColumns<T>;
+    const Workspace memory(sizeof(T) * conv_.depth * width_);
+    T* const beside = static_cast<T*>(memory.data);
+    for (int64_t tap = 0; tap < conv_.taps; ++tap) {
+      for (int64_t d = 0; d < conv_.depth; ++d) {
+        std::memcpy(beside + d * width_ + tap * conv_.columns, conv_.packed + (tap * conv_.depth + d) * NR,
+                    sizeof(T) * conv_.columns);
+      }
+    }
+    pack_panels(packed(), conv_.depth, static_cast<const T*>(beside), conv_.depth, width_, width_,
+                int64_t{1});
+  }
+
+  /// Where each row finds the products of its taps, or -1.
+  void locate() const {
+    for (int64_t i = 0; i < conv_.rows * conv_.taps; ++i) {
+      const int64_t offset = conv_.offset[i];
+      places()[i] = offset < 0 ? -1 : offset / conv_.in_pixel * width_ + i % conv_.taps * conv_.columns;
+    }
+  }
+
+  void multiply(T* products, int64_t image, int64_t first, int64_t last) const {
+    const T* const in = conv_.in + image * conv_.in_image + first * conv_.in_pixel;
+    multiply_packed<T>(last - first, width_, conv_.depth, {in, conv_.in_pixel, 1}, packed(),
+                       {products + first * width_, width_, 1}, T(1), false);
+  }
+
+  void add(const T* products, int64_t image, int64_t first, int64_t last) const {
+    for (int64_t row = first; row < last; ++row) {
+      T sums[kLanes<T>];
+      for (int64_t j = 0; j < conv_.columns; ++j) sums[j] = conv_.bias ? conv_.bias[j] : T(0);
+      for (int64_t tap = 0; tap < conv_.taps; ++tap) {
+        const int64_t place = places()[row * conv_.taps + tap];
+        if (place < 0) continue;
+        for (int64_t j = 0; j < conv_.columns; ++j) sums[j] += products[place + j];
+      }
+      std::memcpy(conv_.out + image * conv_.out_image + conv_.out_offset[row], sums,
+                  sizeof(T) * conv_.columns);
+    }
+  }
+
+  const TapProduct<T>& conv_;
+  int64_t pixels_, width_;
+  Workspace packed_memory_, place_memory_;
+};
+
 template <class T>
 void run_taps(const TapProduct<T>& conv) {
+  if (NarrowProduct<T>::is_worthwhile(conv)) return NarrowProduct<T>(conv).run();
   constexpr int MR = kTileRows, NR = kTileColumns<T>;
   const int64_t k = conv.taps * conv.depth, m = conv.images * conv.rows;
   const int64_t panels = ceil_div(conv.columns, NR);
@@ -142,6 +241,7 @@ void forward(const Conv2dArgs& args) {
                  .columns = s.o,
                  .in = args.x.as<const T>() + group * s.c,
                  .in_image = s.h * s.w * s.all_c,
+                 .in_pixel = s.all_c,
                  .offset = static_cast<const int64_t*>(offset_memory.data),
                  .out = args.y.as<T>() + group * s.o,
                  .out_image = rows * s.all_o,
@@ -215,6 +315,7 @@ void backward_data(const Conv2dArgs& args) {
                      .columns = s.c,
                      .in = args.y.as<const T>() + group * s.o,
                      .in_image = s.oh * s.ow * s.all_o,
+                     .in_pixel = s.all_o,
                      .offset = static_cast<const int64_t*>(offset_memory.data),
                      .out = args.x.as<T>() + group * s.c,
                      .out_image = s.h * s.w * s.all_c,

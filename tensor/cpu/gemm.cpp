@@ -151,16 +151,16 @@ namespace {
 template <class T>
 class LongSum {
  public:
-  static constexpr int64_t kParts = 8;
-
-  LongSum(int64_t m, int64_t n, int64_t k)
-      : m_(m), n_(n), k_(k), part_(ceil_div(ceil_div(k, kParts), kBlockK) * kBlockK) {}
+  LongSum(int64_t m, int64_t n, int64_t k) : m_(m), n_(n), k_(k) {
+    constexpr int64_t kManyParts = 8, kFewParts = 4, kFewElements = 256 * 256;
+    const int64_t parts = m * n <= kFewElements && k >= kManyParts * kBlockK ? kManyParts : kFewParts;
+    is_worthwhile_ = m * n <= kFewParts * kFewElements && k >= kFewParts * kBlockK && m > 2 * kTileRows;
+    part_ = ceil_div(k, parts);
+    run_ = ceil_div(part_, max(1, ceil_div(part_, kBlockK)));
+  }
 
   /// By the shapes alone: the order of the sum depends on it.
-  bool is_worthwhile() const {
-    constexpr int64_t kMostElements = 256 * 256;
-    return m_ * n_ <= kMostElements && k_ >= kParts * kBlockK && m_ > 2 * kTileRows;
-  }
+  bool is_worthwhile() const { return is_worthwhile_; }
 
   void run(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, const T* bias, T alpha, bool accumulate) const {
     constexpr int NR = kTileColumns<T>;
@@ -168,12 +168,12 @@ class LongSum {
     const Workspace memory(sizeof(T) * parts * size);
     T* const sums = static_cast<T*>(memory.data);
     parallel_for(parts, 1, [=, this](int64_t begin, int64_t end) {
-      const Workspace packed_memory(sizeof(T) * packed_size<T>(kBlockK, n_));
+      const Workspace packed_memory(sizeof(T) * packed_size<T>(run_, n_));
       T* const packed = static_cast<T*>(packed_memory.data);
       for (int64_t part = begin; part < end; ++part) {
         const int64_t first = part * part_, last = min(k_, first + part_);
-        for (int64_t p = first; p < last; p += kBlockK) {
-          const int64_t run = min(kBlockK, last - p);
+        for (int64_t p = first; p < last; p += run_) {
+          const int64_t run = min(run_, last - p);
           pack_panels(packed, run, b.data + p * b.row, run, n_, b.row, b.column);
           multiply_blocks<T>(m_, n_, run, {a.data + p * a.column, a.row, a.column}, packed, NR, run * NR,
                              {sums + part * size, n_, 1}, nullptr, T(1), p > first);
@@ -194,7 +194,8 @@ class LongSum {
   }
 
  private:
-  int64_t m_, n_, k_, part_;
+  int64_t m_, n_, k_, part_, run_;  ///< run_: of k, multiplied at a time
+  bool is_worthwhile_;
 };
 
 }  // namespace

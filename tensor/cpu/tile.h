@@ -110,9 +110,13 @@ template <class T, int Rows, int Vectors, class A, class... Fetches>
 template <class F>
 [[gnu::always_inline]] inline void for_runs_of_rows(int64_t rows, F f) {
   int64_t i = 0;
-  for (; rows - i >= kTileRows; i += kTileRows) f(Constant<kTileRows>{}, i);
-  if constexpr (kTileRows > 8) {
-    if (rows - i >= 8) f(Constant<8>{}, i), i += 8;
+  // 16 rows, the tiles of a 16x16 image, are two eights rather than twelve and a slow four.
+  constexpr bool kHasEights = kTileRows > 8;
+  for (; rows - i >= kTileRows && !(kHasEights && rows - i == 16); i += kTileRows) {
+    f(Constant<kTileRows>{}, i);
+  }
+  if constexpr (kHasEights) {
+    for (; rows - i >= 8; i += 8) f(Constant<8>{}, i);
   }
   if (rows - i >= 4) f(Constant<4>{}, i), i += 4;
   if (rows - i >= 2) f(Constant<2>{}, i), i += 2;

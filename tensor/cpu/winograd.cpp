@@ -346,12 +346,15 @@ struct FilterGradient {
   // The six rows of frequencies are worked on all at once or, where the cache does not hold their matrices,
   // two at a time. In this order pairs share most of their transform.
   static constexpr int kRows[kWinogradIn] = {0, 5, 1, 2, 3, 4};
-  // Tasks: blocks of channels, times groups of tiles with a partial sum each, times pairs of rows. All are
-  // fixed by the shapes alone, and so is the order of the sum.
-  static constexpr int64_t kInputs = 64, kOutputs = 128, kTiles = 48, kFewTasks = 8;
+  // Tasks: blocks of channels, times groups of tiles with a partial sum each, times pairs of rows; with few
+  // tiles and many channels, blocks of channels all the way to the filters. All are fixed by the shapes
+  // alone, and so is the order of the sum.
+  static constexpr int64_t kInputs = 64, kOutputs = 128, kTiles = 48, kFewTasks = 8, kFewTiles = 128;
   int64_t c_block, o_block, c_blocks, o_blocks, panels;
-  int64_t rows, tiles_per_group, groups;
-  float* partials = nullptr;  ///< [group][c block][o block][row][6][panel][channel of c][NR]
+  int64_t rows, tiles_at_once, tiles_per_group, groups;
+  bool whole;                 ///< a task finishes its block of filters
+  float* out;                 ///< [tap][c][o]
+  float* partials = nullptr;  ///< unless `whole`: [group][c block][o block][row][6][panel][channel of c][NR]
 
   explicit FilterGradient(const Conv2dArgs& args)
       : tiles(tiles_of(args)),
@@ -359,16 +362,20 @@ struct FilterGradient {
         o(args.kernel.shape[3]),
         count(tiles.count()),
         x(args.x.as<const float>()),
-        dy(args.y.as<const float>()) {
+        dy(args.y.as<const float>()),
+        out(args.kernel.as<float>()) {
     const auto even_part = [](int64_t n, int64_t most, int64_t unit) {
       return ceil_div(ceil_div(n, ceil_div(n, most)), unit) * unit;
     };
-    c_block = even_part(c, kInputs, L), o_block = even_part(o, kOutputs, NR);
+    whole = count <= kFewTiles && ceil_div(c, kInputs) * ceil_div(o, kOutputs / 2) >= kFewTasks;
+    c_block = even_part(c, kInputs, L), o_block = even_part(o, whole ? kOutputs / 2 : kOutputs, NR);
     c_blocks = ceil_div(c, c_block), o_blocks = ceil_div(o, o_block);
     panels = o_block / NR;
     rows = c_block * o_block <= kInputs * kOutputs / 2 ? kWinogradIn : 2;
-    const int64_t steps = max(1, ceil_div(count, kTiles)), tasks_per_group = tasks_of(1);
-    tiles_per_group = ceil_div(steps, min(steps, ceil_div(kFewTasks, tasks_per_group))) * kTiles;
+    const int64_t steps = max(1, ceil_div(count, kTiles));
+    tiles_at_once = max(1, ceil_div(count, steps));
+    const int64_t few_groups = whole ? 1 : ceil_div(kFewTasks, tasks_of(1));
+    tiles_per_group = ceil_div(steps, min(steps, few_groups)) * tiles_at_once;
     groups = max(1, ceil_div(count, tiles_per_group));
   }
 
@@ -379,24 +386,27 @@ struct FilterGradient {
   int64_t slice_size() const { return rows * kWinogradIn * matrix(); }
   int64_t block_size() const { return kFrequencies * matrix(); }
   int64_t group_size() const { return c_blocks * o_blocks * block_size(); }
+  int64_t partials_size() const { return whole ? 0 : groups * group_size(); }
 
-  /// The partial sums of tasks [begin, end).
+  /// The partial sums of tasks [begin, end), or the filters.
   void run(int64_t begin, int64_t end) const {
     const Workspace memory(kFloat * rows * kWinogradIn * (v_step() + z_step()));
+    const Workspace sum_memory(whole ? kFloat * block_size() : 0);
     const Zeros zeros(max(c, o));
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first_row = task % slices() * rows, block = task / slices() % (c_blocks * o_blocks);
       const int64_t group = task / tasks_of(1);
       const int64_t start = group * tiles_per_group, stop = min(count, start + tiles_per_group);
+      float* const sums = whole ? static_cast<float*>(sum_memory.data) : partials + task * slice_size();
       int64_t tile = start;
       do {  // at least once: an empty sum is written, too
         const Part part{.c0 = block / o_blocks * c_block,
                         .o0 = block % o_blocks * o_block,
                         .tile = tile,
-                        .count = min(kTiles, stop - tile),
+                        .count = min(tiles_at_once, stop - tile),
                         .v = static_cast<float*>(memory.data),
                         .zeros = zeros,
-                        .sums = partials + task * slice_size(),
+                        .sums = sums,
                         .accumulate = tile > start};
         if (rows == kWinogradIn) {
           add_part<0, kWinogradIn>(part);
@@ -405,36 +415,39 @@ struct FilterGradient {
           : first_row == 2 ? add_part<2, 2>(part)
                            : add_part<4, 2>(part);
         }
-        tile += kTiles;
+        tile += tiles_at_once;
       } while (tile < stop);
+      if (whole) {
+        for (int64_t i = 0; i < c_block; ++i) finish(sums, block, i);
+      }
     }
   }
 
-  /// out[tap][channel][o], for one channel: the sum over groups, transformed.
-  void finish(float* out, int64_t channel) const {
-    for (int64_t n = 0; n < o; n += L) {
-      const int64_t block = channel / c_block * o_blocks + n / o_block, column = n % o_block;
-      const float* const source = partials + block * block_size() + column / NR * (c_block * NR) +
-                                  channel % c_block * NR + column % NR;
+  /// The filters of a block from its channel i, out of its sums, which lie group_size() apart.
+  void finish(const float* sums, int64_t block, int64_t i) const {
+    const int64_t channel = block / o_blocks * c_block + i, o0 = block % o_blocks * o_block;
+    if (channel >= c) return;
+    for (int64_t n = 0; n < min(o_block, o - o0); n += L) {
+      const float* const source = sums + n / NR * (c_block * NR) + i * NR + n % NR;
       const float* row[kWinogradIn];
-      for (int i = 0; i < kWinogradIn; ++i) row[kRows[i]] = source + i * kWinogradIn * matrix();
+      for (int k = 0; k < kWinogradIn; ++k) row[kRows[k]] = source + k * kWinogradIn * matrix();
       transform_square<kWinogradIn, 3>(
           [](auto& from, auto& to) { winograd::filter_adjoint(from, to); },
-          [&](int i, int j) {
-            const float* sum = row[i] + j * matrix();
+          [&](int k, int l) {
+            const float* sum = row[k] + l * matrix();
             Vec total = load(sum);
             for (int64_t group = 1; group < groups; ++group) total += load(sum += group_size());
             return total;
           },
-          [&](int i, int j, Vec value) { store(out + ((i * 3 + j) * c + channel) * o + n, value); });
+          [&](int k, int l, Vec value) { store(out + ((k * 3 + l) * c + channel) * o + o0 + n, value); });
     }
   }
 
  private:
   int64_t v_row() const { return c_block + kPad; }
   int64_t z_row() const { return panels * NR + kPad; }
-  int64_t v_step() const { return kTiles * v_row() + kPad; }
-  int64_t z_step() const { return kTiles * z_row() + kPad; }
+  int64_t v_step() const { return tiles_at_once * v_row() + kPad; }
+  int64_t z_step() const { return tiles_at_once * z_row() + kPad; }
 
   /// Some tiles' part of the sums of some rows, for channels from c0 and o0.
   struct Part {
@@ -452,22 +465,22 @@ struct FilterGradient {
     const int64_t inputs = min(c_block, c - part.c0), outputs = min(o_block, o - part.o0);
     float *const v = part.v, *const z = v + Rows * kWinogradIn * v_step();
     for (int64_t t = 0; t < part.count; ++t) {
-      const auto in = input_window(tiles, part.tile + t, x + part.c0, c, part.zeros);
+      const auto x_window = input_window(tiles, part.tile + t, x + part.c0, c, part.zeros);
       for (int64_t i = 0; i < inputs; i += L) {
         transform_rows<kWinogradIn, kWinogradIn, Rows>(
             [](auto& from, auto& to) { winograd::input(from, to); }, row,
-            [&](int k, int l) { return load(in.pixels[k][l] + i); },
+            [&](int k, int l) { return load(x_window.pixels[k][l] + i); },
             [&](int k, int l, Vec value) {
               store(v + (k * kWinogradIn + l) * v_step() + t * v_row() + i, value);
             });
       }
     }
     for (int64_t t = 0; t < part.count; ++t) {
-      const auto out = output_window(tiles, part.tile + t, dy + part.o0, o, part.zeros);
+      const auto dy_window = output_window(tiles, part.tile + t, dy + part.o0, o, part.zeros);
       for (int64_t j = 0; j < outputs; j += L) {
         transform_rows<kWinogradOut, kWinogradIn, Rows>(
             [](auto& from, auto& to) { winograd::output_adjoint(from, to); }, row,
-            [&](int k, int l) { return load(out.pixels[k][l] + j); },
+            [&](int k, int l) { return load(dy_window.pixels[k][l] + j); },
             [&](int k, int l, Vec value) {
               store(z + (k * kWinogradIn + l) * z_step() + t * z_row() + j, value);
             });
@@ -537,12 +550,16 @@ void winograd_backward_data(const Conv2dArgs& args) {
 
 void winograd_backward_kernel(const Conv2dArgs& args) {
   FilterGradient gradient(args);
-  const Workspace memory(kFloat * gradient.groups * gradient.group_size());
+  const Workspace memory(kFloat * gradient.partials_size());
   gradient.partials = static_cast<float*>(memory.data);
   parallel_for(gradient.tasks(), 1, [&gradient](int64_t begin, int64_t end) { gradient.run(begin, end); });
-  float* const out = args.kernel.as<float>();
-  parallel_for(gradient.c, max(1, 4096 / gradient.o), [&gradient, out](int64_t begin, int64_t end) {
-    for (int64_t channel = begin; channel < end; ++channel) gradient.finish(out, channel);
+  if (gradient.whole) return;
+  const int64_t rows = gradient.c_blocks * gradient.o_blocks * gradient.c_block;
+  parallel_for(rows, max(1, 4096 / gradient.o_block), [&gradient](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t block = row / gradient.c_block;
+      gradient.finish(gradient.partials + block * gradient.block_size(), block, row % gradient.c_block);
+    }
   });
 }
 

@@ -100,7 +100,7 @@ Tensor sum_of_squares(const std::vector<Tensor>& tensors) {
   for (const Tensor& t : tensors) {
     require(&t.device() == f64.device, "sum_of_squares", "devices differ: '{}' and '{}'", f64.device->name(),
             t.device().name());
-    require(is_floating(t.dtype()), "sum_of_squares", "expected f32 or f64, got {}", name_of(t.dtype()));
+    require_floating(t, "sum_of_squares");
     Tensor part = Tensor::empty(Dims::filled(t.rank(), 1), f64);
     backend_of(t).reduce(ReduceOp::sum_of_squares, part.array(), t.array());
     binary_(BinaryOp::add, total, part.reshape({}));
