@@ -31,7 +31,7 @@ Backend backend_with(void (*override_entries)(Backend&)) {
   Backend backend = reference_backend();
   backend.name = "cpu";
   backend.allocate = [](size_t bytes) { return cpu::allocate_pages(bytes); };
-  backend.release = [](void* memory, size_t) { cpu::release_pages(memory); };
+  backend.release = [](void* memory, size_t bytes) { cpu::release_pages(memory, bytes); };
   cpu::override_random(backend);
   override_entries(backend);
   return backend;

@@ -12,6 +12,7 @@ inline constexpr size_t kLargePage = size_t{2} << 20;
 /// where whole ones fit: with those of 4 KB the kernels wait for address translations, and each fresh page
 /// costs a fault.
 void* allocate_pages(size_t bytes) noexcept;
-void release_pages(void* memory) noexcept;
+/// `bytes`: those of allocate_pages.
+void release_pages(void* memory, size_t bytes) noexcept;
 
 }  // namespace halfstep::cpu

@@ -20,7 +20,7 @@ struct Block {
 struct FreeList {
   std::vector<Block> blocks;
   ~FreeList() {
-    for (const Block& block : blocks) release_pages(block.data);
+    for (const Block& block : blocks) release_pages(block.data, block.bytes);
   }
 };
 
@@ -47,7 +47,7 @@ Workspace::Workspace(size_t bytes) : data(nullptr), bytes_(bytes) {
 Workspace::~Workspace() {
   auto& blocks = free_list.blocks;
   if (blocks.size() == kMaxKept) {  // the smallest is the cheapest to allocate again
-    release_pages(blocks.front().data);
+    release_pages(blocks.front().data, blocks.front().bytes);
     blocks.erase(blocks.begin());
   }
   const auto larger =
