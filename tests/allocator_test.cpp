@@ -190,6 +190,7 @@ TEST_CASE("memory of the CPU: lines of the cache, from 2 MB on whole large pages
     cpu.release(memory, bytes);
   }
   CHECK(cpu.allocate(size_t{1} << 60) == nullptr);
+  CHECK(cpu.allocate(SIZE_MAX) == nullptr);
 }
 
 TEST_CASE("workspace: aligned, recycled on its thread, the smallest that fits first") {

@@ -31,7 +31,6 @@ size_t mapped(size_t bytes) { return rounded(bytes, size_t{64} << 10); }
 /// A mapping of its own: parts of malloc's memory that were once asked to be of large pages would stay so for
 /// the small blocks that they are cut into later, and hold more memory than is used.
 void* map(size_t bytes) {
-  if (bytes + kLargePage < bytes) return nullptr;
   void* const start =
       mmap(nullptr, bytes + kLargePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (start == MAP_FAILED) return nullptr;
@@ -52,6 +51,7 @@ void* map(size_t bytes) {
 }  // namespace
 
 void* allocate_pages(size_t bytes) noexcept {
+  if (bytes > SIZE_MAX / 2) return nullptr;  // sizes are rounded up below
 #if !defined(HALFSTEP_MALLOC_ONLY)
   if (bytes >= kLargePage) return map(mapped(bytes));
 #endif
