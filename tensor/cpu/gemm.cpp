@@ -146,20 +146,23 @@ void multiply_packed(int64_t m, int64_t n, int64_t k, Matrix<const T> a, const T
 
 namespace {
 
-/// A small c and a long sum, as in the gradient of weights: the sum is cut into parts, a task each, that are
-/// added up in the end.
+/// A small c and a long sum over the rows of two matrices, as in the gradient of weights: the sum is cut into
+/// parts, a task each, that are added up in the end.
 template <class T>
 class LongSum {
  public:
-  LongSum(int64_t m, int64_t n, int64_t k) : m_(m), n_(n), k_(k) {
+  LongSum(int64_t m, int64_t n, int64_t k, Matrix<const T> a) : m_(m), n_(n), k_(k) {
     constexpr int64_t kManyParts = 8, kFewParts = 4, kFewElements = 256 * 256;
     const int64_t parts = m * n <= kFewElements && k >= kManyParts * kBlockK ? kManyParts : kFewParts;
-    is_worthwhile_ = m * n <= kFewParts * kFewElements && k >= kFewParts * kBlockK && m > 2 * kTileRows;
+    // Only where a is transposed: rows of a that belong to examples must not matter to each other, and m, the
+    // size of their batch, must not choose the order of their sums.
+    is_worthwhile_ =
+        a.column != 1 && m * n <= kFewParts * kFewElements && k >= kFewParts * kBlockK && m > 2 * kTileRows;
     part_ = ceil_div(k, parts);
     run_ = ceil_div(part_, max(1, ceil_div(part_, kBlockK)));
   }
 
-  /// By the shapes alone: the order of the sum depends on it.
+  /// By shapes and strides alone: the order of the sum depends on it.
   bool is_worthwhile() const { return is_worthwhile_; }
 
   void run(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, const T* bias, T alpha, bool accumulate) const {
@@ -205,7 +208,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Matrix<const T> a, Matrix<const T> 
             T alpha, bool accumulate) {
   constexpr int MR = kTileRows, NR = kTileColumns<T>;
   if (m == 0 || n == 0) return;
-  if (const LongSum<T> sum(m, n, k); sum.is_worthwhile()) return sum.run(a, b, c, bias, alpha, accumulate);
+  if (const LongSum<T> sum(m, n, k, a); sum.is_worthwhile()) return sum.run(a, b, c, bias, alpha, accumulate);
 
   // B is read in place where packing would cost more than it brings: few rows of A, and no ragged last panel.
   const bool in_place = b.column == 1 && n % kLanes<T> == 0 && m <= 2 * MR;

@@ -19,7 +19,8 @@ void multiply_packed(int64_t m, int64_t n, int64_t k, Matrix<const T> a, const T
                      T alpha, bool accumulate);
 
 /// c [m, n] = alpha * a [m, k] b [k, n] + bias [n] (+ c), for float and double. Threaded over tiles of c:
-/// every element of c is one sum over k in ascending order, however many threads there are.
+/// every element of c is one sum over k in ascending order, however many rows and threads there are; where a
+/// is transposed, long sums are cut into parts that the shapes choose.
 template <class T>
 void matmul(int64_t m, int64_t n, int64_t k, Matrix<const T> a, Matrix<const T> b, Matrix<T> c, const T* bias,
             T alpha, bool accumulate);
