@@ -235,7 +235,10 @@ TEST_CASE("winograd: forward and both gradients within the bound of the algorith
   check_winograd(2, 5, 6, 16, 32, padded(0, 1, 2, 0));     // uneven
   check_winograd(1, 9, 10, 80, 144, padded(1, 1, 1, 1));   // several blocks of channels, cut
   check_winograd(11, 13, 14, 16, 16, padded(1, 1, 1, 1));  // many tiles: several blocks and groups
-  check_winograd(9, 16, 15, 80, 48, padded(1, 1, 1, 1));   // the same with several chunks of channels
+  check_winograd(9, 16, 15, 80, 48, padded(1, 1, 1, 1));   // the same with more channels than lanes
+  check_winograd(1, 5, 4, 1216, 16,
+                 padded(1, 1, 1, 1));  // few tiles: several chunks of channels, and filters
+  check_winograd(1, 5, 4, 16, 1216, padded(1, 1, 1, 1));  // that are finished where they are summed
 }
 
 TEST_CASE("winograd: an empty batch") {
@@ -288,9 +291,9 @@ TEST_CASE("automatic: winograd where tiles fit the image, direct elsewhere, what
 }
 
 TEST_CASE("winograd: an image's result does not depend on the others of its batch") {
-  // 16 and 144 tiles of 80 channels: the two ways of sharing out, and several chunks of channels.
-  const Images kernel = random_host<float>({3, 3, 80, 16}), many = random_host<float>({9, 16, 13, 80});
-  Images one({1, 16, 13, 80});
+  // 16 and 96 tiles of 1216 channels: the two ways of sharing out, and several chunks of channels.
+  const Images kernel = random_host<float>({3, 3, 1216, 16}), many = random_host<float>({6, 16, 13, 1216});
+  Images one({1, 16, 13, 1216});
   std::copy_n(many.values.begin(), one.values.size(), one.values.begin());
   for_each_cpu([&](const Backend& backend) {
     Fenced<float> all = forward(backend, many, kernel, padded(1, 1, 1, 1), ConvMethod::automatic);
