@@ -1,4 +1,6 @@
 // Sums and maxima over axes. Sums accumulate in double, in blocks fixed by the shape.
+#include <type_traits>
+
 #include "tensor/cpu/column_sums.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/thread_pool.h"
@@ -13,33 +15,35 @@ constexpr int64_t kBlock = 32768;  // elements that one task reduces
 constexpr int64_t kRow = 512;      // accumulators of one task
 constexpr int kWays = 16;          // independent partial results along a contiguous run
 
-// What joins two results, and the term of an element.
-struct SumOf {
-  static constexpr double kStart = 0;
-  double operator()(double a, double b) const { return a + b; }
+/// Reductions of the elements themselves.
+struct OfElements {
   template <class V>
   static V term(V x) {
     return x;
   }
 };
-struct SumOfSquares : SumOf {
+// What joins two results, and where that starts.
+struct Sum {
+  static constexpr double kStart = 0;
+  double operator()(double a, double b) const { return a + b; }
+};
+struct SumOf : Sum, OfElements {};
+struct SumOfSquares : Sum {
   template <class V>
   static V term(V x) {
     return x * x;
   }
 };
-template <class Op>
-constexpr bool kIsSum = Op::kStart == 0;
-struct MaxOf {
+struct MaxOf : OfElements {
   static constexpr double kStart = -HUGE_VAL;
-  static double term(double x) { return x; }
   double operator()(double a, double b) const { return formulas::Maximum{}(a, b, 0.0); }
 };
-struct MinOf {
+struct MinOf : OfElements {
   static constexpr double kStart = HUGE_VAL;
-  static double term(double x) { return x; }
   double operator()(double a, double b) const { return formulas::Minimum{}(a, b, 0.0); }
 };
+template <class Op>
+constexpr bool kIsSum = std::is_base_of_v<Sum, Op>;
 
 /// The axes of x, sorted into three nests: for every output of `outer` (x offset, out offset), reduce over
 /// `inner` (x offset) rows of `row` contiguous outputs. row is 1 with steps 0 where no kept axis is

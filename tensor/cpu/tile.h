@@ -134,13 +134,14 @@ void compute_tile(const Tile<T>& tile, int first_row) {
     for (int i = 0; i < Rows; ++i) __builtin_prefetch(tile.c[first_row + i], 1);
     add_products(acc, EvenRows<T, Rows>(a, tile.a_row, tile.a_step), segment.b + tile.b_offset, tile.b_step,
                  segment.run, tile.fetch);
-  }
-  for (int64_t s = 0; s < tile.count && !tile.even; ++s) {
-    const Segment<T>& segment = tile.segments[s];
-    ScatteredRows<T, Rows> a{{}, tile.a_step};
+  } else {
+    for (int64_t s = 0; s < tile.count; ++s) {
+      const Segment<T>& segment = tile.segments[s];
+      ScatteredRows<T, Rows> a{{}, tile.a_step};
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) a.row[i] = segment.a[first_row + i];
-    add_products(acc, a, segment.b + tile.b_offset, tile.b_step, segment.run);
+      for (int i = 0; i < Rows; ++i) a.row[i] = segment.a[first_row + i];
+      add_products(acc, a, segment.b + tile.b_offset, tile.b_step, segment.run);
+    }
   }
   const bool whole = tile.c_step == 1 && tile.columns == Vectors * L;
 #pragma GCC unroll 16

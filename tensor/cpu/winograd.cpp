@@ -51,10 +51,10 @@ template <int In, int Out, int Rows, class Transform, class RowOf, class Load, c
     for (int j = 0; j < Out; ++j) store(i, j, result[j]);
   }
 }
+constexpr auto kEveryRow = [](int i) { return i; };
 template <int In, int Out, class Transform, class Load, class Store>
 [[gnu::always_inline]] inline void transform_square(Transform transform, Load load, Store store) {
-  transform_rows<In, Out, Out>(
-      transform, [](int i) { return i; }, load, store);
+  transform_rows<In, Out, Out>(transform, kEveryRow, load, store);
 }
 
 /// Where the tiles of 4x4 outputs lie: all of a batch, in the order of the images' rows.
@@ -101,6 +101,23 @@ Window<kWinogradOut> output_window(const Tiles& tiles, int64_t tile, const float
                                    const float* zeros) {
   return {y, channels, tiles.image(tile), tiles.oh, tiles.ow, tiles.top(tile), tiles.left(tile), zeros};
 }
+
+/// out[(i * kWinogradIn + j) * step + c] = element (i, j) of what transform_rows makes of channel first + c
+/// of a window, for c < `channels`.
+template <int Rows, int Size, class Transform, class RowOf>
+[[gnu::always_inline]] inline void transform_window(float* out, int64_t step, const Window<Size>& window,
+                                                    int64_t first, int64_t channels, Transform transform,
+                                                    RowOf row_of) {
+  for (int64_t c = 0; c < channels; c += L) {
+    transform_rows<Size, kWinogradIn, Rows>(
+        transform, row_of, [&](int i, int j) { return load(window.pixels[i][j] + first + c); },
+        [&](int i, int j, Vec value) { store(out + (i * kWinogradIn + j) * step + c, value); });
+  }
+}
+
+// V and Z: the transforms of a tile's input and of its output's gradient.
+constexpr auto kInput = [](auto& in, auto& result) { winograd::input(in, result); };
+constexpr auto kOutputAdjoint = [](auto& in, auto& result) { winograd::output_adjoint(in, result); };
 
 /// A vector of zeros for every channel.
 class Zeros {
@@ -227,14 +244,8 @@ class Convolution {
     for (int64_t t = first; t < last; ++t) {
       const auto window = input_window(tiles, t, x, filters.depth, zeros);
       for (int64_t chunk = 0; chunk < filters.chunks(); ++chunk) {
-        float* const out = v + chunk * v_size(n) + (t - origin) * v_row;
-        const int64_t begin = chunk * filters.chunk, channels = filters.channels_of(chunk);
-        for (int64_t c = 0; c < channels; c += L) {
-          transform_square<kWinogradIn, kWinogradIn>(
-              [](auto& in, auto& result) { winograd::input(in, result); },
-              [&](int i, int j) { return load(window.pixels[i][j] + begin + c); },
-              [&](int i, int j, Vec value) { store(out + (i * kWinogradIn + j) * v_step(n) + c, value); });
-        }
+        transform_window<kWinogradIn>(v + chunk * v_size(n) + (t - origin) * v_row, v_step(n), window,
+                                      chunk * filters.chunk, filters.channels_of(chunk), kInput, kEveryRow);
       }
     }
   }
@@ -465,26 +476,13 @@ struct FilterGradient {
     const int64_t inputs = min(c_block, c - part.c0), outputs = min(o_block, o - part.o0);
     float *const v = part.v, *const z = v + Rows * kWinogradIn * v_step();
     for (int64_t t = 0; t < part.count; ++t) {
-      const auto x_window = input_window(tiles, part.tile + t, x + part.c0, c, part.zeros);
-      for (int64_t i = 0; i < inputs; i += L) {
-        transform_rows<kWinogradIn, kWinogradIn, Rows>(
-            [](auto& from, auto& to) { winograd::input(from, to); }, row,
-            [&](int k, int l) { return load(x_window.pixels[k][l] + i); },
-            [&](int k, int l, Vec value) {
-              store(v + (k * kWinogradIn + l) * v_step() + t * v_row() + i, value);
-            });
-      }
+      transform_window<Rows>(v + t * v_row(), v_step(), input_window(tiles, part.tile + t, x, c, part.zeros),
+                             part.c0, inputs, kInput, row);
     }
     for (int64_t t = 0; t < part.count; ++t) {
-      const auto dy_window = output_window(tiles, part.tile + t, dy + part.o0, o, part.zeros);
-      for (int64_t j = 0; j < outputs; j += L) {
-        transform_rows<kWinogradOut, kWinogradIn, Rows>(
-            [](auto& from, auto& to) { winograd::output_adjoint(from, to); }, row,
-            [&](int k, int l) { return load(dy_window.pixels[k][l] + j); },
-            [&](int k, int l, Vec value) {
-              store(z + (k * kWinogradIn + l) * z_step() + t * z_row() + j, value);
-            });
-      }
+      transform_window<Rows>(z + t * z_row(), z_step(),
+                             output_window(tiles, part.tile + t, dy, o, part.zeros), part.o0, outputs,
+                             kOutputAdjoint, row);
     }
     for (int64_t f = 0; f < Rows * kWinogradIn; ++f) {
       for (int64_t panel = 0; panel * NR < outputs; ++panel) {
