@@ -48,7 +48,8 @@ HALFSTEP_HOST_DEVICE inline float exp(float x) {
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   constexpr float kLowest = -87.33654f, kHighest = 88.72283f;  // of the results that are normal numbers
-  // Written as selects; NaN takes the last branch through.
+  // Written as selects. A NaN is given back as it is: adding to the exponent's bits could make a number of
+  // it.
   const float low = x < kLowest ? kLowest : x;
   const float t = low > kHighest ? kHighest : low;
   const float shifted = multiply_add(t, kLog2E, kRound);
@@ -67,7 +68,8 @@ HALFSTEP_HOST_DEVICE inline float exp(float x) {
   bits += exponent << 23;
   std::memcpy(&p, &bits, 4);
   const float positive = x > kHighest ? HUGE_VALF : p;
-  return x < kLowest ? 0.0f : positive;
+  const float number = x < kLowest ? 0.0f : positive;
+  return x == x ? number : x;
 }
 HALFSTEP_HOST_DEVICE inline double exp(double x) { return ::exp(x); }
 

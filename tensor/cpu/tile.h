@@ -7,6 +7,10 @@
 // into the image.
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "tensor/cpu/pack.h"
 
 namespace halfstep::cpu::inline HALFSTEP_ISA {
@@ -86,6 +90,28 @@ struct EvenRows {
   }
 };
 
+/// a * b + c, rounded once where the instruction set can. By intrinsics: whether a compiler fuses a product
+/// and a sum depends on what stands between them (a sanitizer's checks), and tiles of different size must
+/// agree in every bit.
+inline Vector<float> multiply_add(float a, Vector<float> b, Vector<float> c) {
+#if defined(__AVX512F__)
+  return (Vector<float>)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Vector<float>)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)c);
+#else
+  return c + a * b;
+#endif
+}
+inline Vector<double> multiply_add(double a, Vector<double> b, Vector<double> c) {
+#if defined(__AVX512F__)
+  return (Vector<double>)_mm512_fmadd_pd(_mm512_set1_pd(a), (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+  return (Vector<double>)_mm256_fmadd_pd(_mm256_set1_pd(a), (__m256d)b, (__m256d)c);
+#else
+  return c + a * b;
+#endif
+}
+
 /// acc[i][j] += the sum over `run` steps of element i of A times vector j of a row of b.
 template <class T, int Rows, int Vectors, class A, class... Fetches>
 [[gnu::always_inline]] inline void add_products(Vector<T> (&acc)[Rows][Vectors], A a, const T* b,
@@ -100,7 +126,7 @@ template <class T, int Rows, int Vectors, class A, class... Fetches>
     for (int i = 0; i < Rows; ++i) {
       const T element = a.element(i);
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; ++j) acc[i][j] += element * row[j];
+      for (int j = 0; j < Vectors; ++j) acc[i][j] = multiply_add(element, row[j], acc[i][j]);
     }
   }
 }
