@@ -165,10 +165,11 @@ void GradcheckCommand::run() const {
   for (const OpCase& c : op_cases()) {
     if (!wants(c)) continue;
     if (mode != "complex")
-      for (const char* name : {"reference", "cpu"})
+      for (const char* name : {"reference", "cpu", "cuda"})
         for (DType of_dtype : {DType::f32, DType::f64})
           for (InputLayout of_layout : kInputLayouts)
-            if ((backend == "all" || backend == name) && (dtype == "all" || dtype == name_of(of_dtype)) &&
+            if ((backend == name || (backend == "all" && name != std::string_view("cuda"))) &&
+                (dtype == "all" || dtype == name_of(of_dtype)) &&
                 (layout == "all" || layout == name_of(of_layout)))
               done(check(c, device_by_name(name), of_dtype, of_layout));
     const std::optional<UnaryOp> formula = formula_of(op_of(c));
@@ -240,9 +241,9 @@ Command add_gradcheck(CLI::App& program) {
                  "operations, such as conv2d, or single cases, such as 'conv2d 1x1'; none: all")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->check(known_operation());
-  app.add_option("--backend", command->backend, "cpu, reference, or all (default all)")
+  app.add_option("--backend", command->backend, "cpu, reference, cuda, or all: the first two (default all)")
       ->type_name("NAME")
-      ->check(one_of({"cpu", "reference", "all"}));
+      ->check(one_of({"cpu", "reference", "cuda", "all"}));
   app.add_option("--dtype", command->dtype, "f32, f64, or all (default all)")
       ->type_name("NAME")
       ->check(one_of({"f32", "f64", "all"}));

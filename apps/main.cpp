@@ -133,6 +133,7 @@ int run(int argc, char** argv) {
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
     command.run();
+    print_device_statistics();
     require(std::fflush(stdout) == 0, kProgram, "{}", kNotWritten);
     return kSuccess;
   }

@@ -97,13 +97,32 @@ void GeneralFlags::add_to(CLI::App& app) {
       ->type_name("NAME")
       ->check(one_of({"auto", "direct", "winograd"}))
       ->group("General");
+  app.add_flag("--stats", stats, "at the end say what the device did: kernels, copies, memory")
+      ->group("General");
   app.add_flag("--json", json, "print the result as JSON on stdout")->group("General");
+}
+
+namespace {
+Device* device_with_stats = nullptr;
+}
+
+void print_device_statistics() {
+  if (!device_with_stats) return;
+  const DeviceStatistics s = device_with_stats->statistics();
+  fmt::print(stderr,
+             "{}: {} kernels started; {} copies to the device ({:.3f} MB), {} copies from it ({:.3f} MB); "
+             "peak memory {:.1f} MB\n",
+             device_with_stats->name(), s.launches, s.uploads, static_cast<double>(s.uploaded_bytes) / 1e6,
+             s.downloads, static_cast<double>(s.downloaded_bytes) / 1e6,
+             static_cast<double>(device_with_stats->allocator.peak_bytes()) / 1e6);
 }
 
 Device& GeneralFlags::apply() const {
   if (threads > 0) set_num_threads(threads);
   if (!conv.empty()) set_conv_method(conv_method_by_name(conv, "--conv"));
-  return device_by_name(device);
+  Device& chosen = device_by_name(device);
+  if (stats) device_with_stats = &chosen;
+  return chosen;
 }
 
 void DataFlag::add_to(CLI::App& app) {

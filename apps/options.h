@@ -42,13 +42,16 @@ struct GeneralFlags {
   std::string device = "auto";
   int threads = 0;   ///< 0: not given
   std::string conv;  ///< empty: not given
-  bool json = false;
+  bool json = false, stats = false;
 
   void add_to(CLI::App& app);
   /// Sets the number of threads and the method of convolutions, which must happen before the first
   /// computation, and finds the device.
   Device& apply() const;
 };
+
+/// For --stats: what the device of the command did, on stderr; nothing without the flag.
+void print_device_statistics();
 
 /// `base` with the values of the configuration file `file` (none if empty) and over them those of `flags`,
 /// which has the same form. The number of output channels follows from the prediction unless the file or a

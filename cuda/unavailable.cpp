@@ -3,6 +3,6 @@
 
 namespace halfstep {
 
-CudaProbe probe_cuda() { return {nullptr, "this build of halfstep has no CUDA backend"}; }
+CudaProbe probe_cuda() { return {.reason = "this build of halfstep has no CUDA backend"}; }
 
 }  // namespace halfstep

@@ -4,7 +4,8 @@
 #
 #   scripts/test.sh [--unit] [-DOPTION=VALUE...]
 #     --unit    only the unit tests, the quick part
-#     -D...     options of the Meson build folder, build/
+#     -D...     options of the Meson build folder, build/; without -Dcuda the CUDA backend is built for the emulated
+#               GPU (docs/cuda.md), with the toolkit that scripts/setup.sh --cuda finds or brings
 source "$(dirname "$0")/common.sh"
 
 suite=()
@@ -17,6 +18,16 @@ for argument; do
     *) usage_error "unknown argument $argument" ;;
   esac
 done
+
+# The emulated GPU is part of the tests wherever a toolkit can be had.
+if [[ " ${options[*]}" != *" -Dcuda="* && ! -f build/build.ninja ]]; then
+  if scripts/setup.sh --cuda --without-cublas-library; then
+    options+=(-Dcuda=emulated)
+  else
+    echo "Skipped: the tests of the CUDA backend, for which there is no toolkit"
+    options+=(-Dcuda=disabled)
+  fi
+fi
 
 if ! { scripts/install_dependencies.sh && configure build "${options[@]}" && ninja -C build; }; then
   echo "The build failed."

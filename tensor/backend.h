@@ -222,6 +222,7 @@ struct Backend {
   void (*upload)(void* device, const void* host, size_t bytes);
   void (*download)(void* host, const void* device, size_t bytes);  ///< waits
   void (*synchronize)();
+  int64_t (*launches)();  ///< kernels started since the process began; nullptr: not counted
 
   // Elementwise. Outputs and inputs have equal shapes (inputs expanded by stride 0); an output may be the
   // same array as an input, and has no zero strides.
@@ -282,6 +283,7 @@ const Backend& cpu_backend();
 struct CudaProbe {
   const Backend* backend = nullptr;  ///< the table, if a GPU answers
   const char* reason = "";           ///< otherwise why not, in a user's words
+  bool emulated = false;             ///< it is no real one: for tests, and slow
 };
 /// Looks for a usable GPU; defined in cuda/, the only function that leads there. Never throws.
 CudaProbe probe_cuda();

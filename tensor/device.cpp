@@ -95,6 +95,23 @@ void Allocator::reset_peak() {
   state_->peak = state_->current;
 }
 
+void Device::upload(void* to, const void* host, size_t bytes) {
+  ++uploads_;
+  uploaded_bytes_ += static_cast<int64_t>(bytes);
+  backend.upload(to, host, bytes);
+}
+
+void Device::download(void* host, const void* from, size_t bytes) {
+  ++downloads_;
+  downloaded_bytes_ += static_cast<int64_t>(bytes);
+  backend.download(host, from, bytes);
+}
+
+DeviceStatistics Device::statistics() const {
+  return {backend.launches ? backend.launches() : 0, uploads_, uploaded_bytes_, downloads_,
+          downloaded_bytes_};
+}
+
 std::string Device::description() const {
   if (&backend != &cpu_backend()) return std::string(name());
   return fmt::format("{} ({}, convolutions {})", name(), name_of(selected_isa()), name_of(conv_method()));
@@ -116,7 +133,7 @@ Device& device_by_name(std::string_view name) {
   if (name == "reference") return reference_device();
   if (name == "cuda" || name == "auto") {
     const CudaProbe probe = probe_cuda();
-    if (probe.backend) {
+    if (probe.backend && (name == "cuda" || !probe.emulated)) {
       static Device& device = *new Device(*probe.backend);
       return device;
     }

@@ -1,6 +1,7 @@
 // A device: a Backend table together with the caching allocator of its memory.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -35,6 +36,12 @@ class Allocator {
   std::unique_ptr<State> state_;
 };
 
+/// What a device was asked to do since the process started.
+struct DeviceStatistics {
+  int64_t launches = 0;  ///< kernels started; 0 for a device that does not count them
+  int64_t uploads = 0, uploaded_bytes = 0, downloads = 0, downloaded_bytes = 0;
+};
+
 /// Devices are created once and live as long as the process; tensors refer to them.
 class Device {
  public:
@@ -43,15 +50,22 @@ class Device {
   const Backend& backend;
   Allocator allocator;
   std::string_view name() const { return backend.name; }
+  /// The copies between host and device: all go through here, and are counted. download waits for the device.
+  void upload(void* to, const void* host, size_t bytes);
+  void download(void* host, const void* from, size_t bytes);
+  DeviceStatistics statistics() const;
   /// The name, and what else the last digits of results depend on: "cpu (avx512, convolutions auto)".
   std::string description() const;
+
+ private:
+  std::atomic<int64_t> uploads_ = 0, uploaded_bytes_ = 0, downloads_ = 0, downloaded_bytes_ = 0;
 };
 
 /// The devices of the plain loops and of the fast kernels of the CPU.
 Device& reference_device();
 Device& cpu_device();
-/// "cpu", "reference", "cuda", or "auto" (a GPU if one answers, else the CPU). Throws Error for other names
-/// and when the build or the machine has no such device.
+/// "cpu", "reference", "cuda", or "auto" (a GPU if one answers, else the CPU; never an emulated GPU). Throws
+/// Error for other names and when the build or the machine has no such device.
 Device& device_by_name(std::string_view name);
 
 }  // namespace halfstep

@@ -701,6 +701,7 @@ constexpr Backend kReference = {
     .upload = upload,
     .download = download,
     .synchronize = synchronize,
+    .launches = nullptr,
     .fill = fill,
     .copy = copy,
     .unary = unary,

@@ -241,7 +241,7 @@ class Parser {
     const TensorOptions options{entry.type->dtype, &device};
     if (entry.type->bytes == size_of(entry.type->dtype)) {
       Tensor tensor = Tensor::empty(entry.shape, options);
-      device.backend.upload(tensor.array().data, data, entry.end - entry.begin);
+      device.upload(tensor.array().data, data, entry.end - entry.begin);
       return tensor;
     }
     const std::string_view type = entry.type->name;
@@ -320,7 +320,7 @@ std::string format_safetensors(const NamedTensors& content) {
   for (const auto& [name, tensor] : ordered) {
     const Tensor packed = tensor.contiguous();
     const size_t size = static_cast<size_t>(packed.numel()) * size_of(packed.dtype());
-    packed.device().backend.download(bytes.data() + at, packed.array().data, size);
+    packed.device().download(bytes.data() + at, packed.array().data, size);
     at += size;
   }
   return bytes;

@@ -31,7 +31,7 @@ Tensor Tensor::from(const std::vector<T>& values, const Shape& shape, TensorOpti
   require(static_cast<int64_t>(values.size()) == halfstep::numel(shape), "from",
           "expected {} values for shape {}, got {}", halfstep::numel(shape), str(shape), values.size());
   Tensor host = empty(shape, {dtype_of<T>(), options.device});
-  host.device().backend.upload(host.storage_->data, values.data(), values.size() * sizeof(T));
+  host.device().upload(host.storage_->data, values.data(), values.size() * sizeof(T));
   return host.to(options.dtype);
 }
 template Tensor Tensor::from(const std::vector<float>&, const Shape&, TensorOptions);
@@ -234,9 +234,9 @@ Tensor Tensor::to(Device& target) const {
   const Tensor source = contiguous();
   const size_t bytes = static_cast<size_t>(numel()) * size_of(dtype_);
   std::vector<char> host(bytes);
-  device().backend.download(host.data(), source.array().data, bytes);
+  device().download(host.data(), source.array().data, bytes);
   Tensor t = empty(shape_, {dtype_, &target});
-  target.backend.upload(t.array().data, host.data(), bytes);
+  target.upload(t.array().data, host.data(), bytes);
   return t;
 }
 
@@ -262,7 +262,7 @@ template <class T>
 std::vector<T> Tensor::to_vector() const {
   const Tensor source = to(dtype_of<T>()).contiguous();
   std::vector<T> values(static_cast<size_t>(numel()));
-  device().backend.download(values.data(), source.array().data, values.size() * sizeof(T));
+  device().download(values.data(), source.array().data, values.size() * sizeof(T));
   return values;
 }
 template std::vector<float> Tensor::to_vector() const;

@@ -1,5 +1,5 @@
-// Checks of kernels against the reference backend: every instruction set that this machine runs, one, two and
-// three threads (with equal bits), and error bounds from the rounding of the sums.
+// Checks of a device's kernels against the reference backend, with error bounds from the rounding of the
+// sums.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -11,10 +11,10 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
-#include "tensor/cpu/cpu_backend.h"
-#include "tensor/threads.h"
+#include "tensor/backend.h"
 #include "tests/fenced.h"
 
 namespace halfstep::test {
@@ -65,29 +65,22 @@ Host<T> absolute(Host<T> host) {
 template <class T>
 inline constexpr double kEps = std::numeric_limits<T>::epsilon();
 
-/// Calls f(backend) for every instruction set and number of threads.
-inline void for_each_cpu(const std::function<void(const Backend&)>& f) {
-  const int before = num_threads();
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
-    if (!is_supported(isa)) continue;
-    const std::string isa_name(name_of(isa));
-    CAPTURE(isa_name);
-    for (int threads : {1, 2, 3}) {
-      CAPTURE(threads);
-      set_num_threads(threads);
-      f(cpu_backend_for(isa));
-    }
-  }
-  set_num_threads(before);
-}
+/// Calls f(backend) for every backend under test, those whose results must have equal bits one after another:
+/// of the CPU every instruction set with one, two and three threads (cpu_backend_test.cpp), of CUDA the same
+/// backend twice (cuda_backend_test.cpp). Their entries take host memory.
+void for_each_backend(const std::function<void(const Backend&)>& f);
+/// Whether they use the host's math library, and add up in the reference's order where that is sequential.
+extern const bool kHostArithmetic;
+/// The relative error with which products of f32 may round their two factors together: 0, or that of TF32.
+double f32_factor_rounding();
 
 template <class T>
 bool same_bits(const Fenced<T>& a, const Fenced<T>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-/// Runs an entry on copies of `outputs`: by the reference, then by every cpu backend. Checks
-/// |got - expected| <= bound[output][element] and equal bits for any number of threads.
+/// Runs an entry on copies of `outputs`: by the reference, then by every backend under test.
+/// Checks |got - expected| <= bound[output][element] and equal bits of the runs of one backend.
 template <class T>
 void check_entry(const std::vector<Host<T>>& outputs,
                  const std::function<void(const Backend&, const std::vector<Host<T>>&)>& run,
@@ -97,7 +90,7 @@ void check_entry(const std::vector<Host<T>>& outputs,
   const std::vector<Host<T>> bounds = bounds_of(expected);
   std::vector<Host<T>> first;
   const Backend* first_backend = nullptr;
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     std::vector<Host<T>> got = outputs;
     run(backend, got);
     if (first_backend != &backend) {
@@ -128,8 +121,9 @@ std::function<std::vector<Host<T>>(const std::vector<Host<T>>&)> scaled_bounds(
   std::vector<Host<T>> bounds = outputs;
   for (Host<T>& b : bounds) b = absolute(b);
   run_absolute(reference_backend(), bounds);
+  const double rounding = (length + 4) * kEps<T> + (std::is_same_v<T, float> ? f32_factor_rounding() : 0.0);
   for (Host<T>& b : bounds) {
-    for (T& v : b.values) v = static_cast<T>(v * (length + 4) * kEps<T> + std::numeric_limits<T>::min());
+    for (T& v : b.values) v = static_cast<T>(v * rounding + std::numeric_limits<T>::min());
   }
   return [bounds](const std::vector<Host<T>>&) { return bounds; };
 }

@@ -16,56 +16,13 @@
 #include "autograd/ops.h"
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/error.h"
+#include "tests/case_results.h"
 #include "tests/unreadable_backend.h"
 
 using namespace halfstep;
+using namespace halfstep::test;
 
 namespace {
-
-/// The output and the gradients of all inputs for an all-ones-like upstream, as f64 on the host.
-std::vector<std::vector<double>> results(const OpCase& c, std::vector<Variable> inputs) {
-  const Variable y = c.function(inputs);
-  const Tensor upstream =
-      random_uniform(y.shape(), {5, 0}, 0, {DType::f32, &y.value().device()}).to(y.dtype());
-  const auto gradients = grad(y, inputs, Variable(upstream));
-  std::vector<std::vector<double>> all{y.value().to_vector<double>()};
-  for (const Variable& g : gradients) all.push_back(g.value().to_vector<double>());
-  return all;
-}
-
-/// |a - b| <= bound * max(1, max|b|), element by element; NaN never passes.
-void check_close(const std::vector<double>& a, const std::vector<double>& b, double bound) {
-  REQUIRE(a.size() == b.size());
-  double largest = 1, error = 0;
-  for (double v : b) largest = std::max(largest, std::abs(v));
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double e = std::abs(a[i] - b[i]);
-    if (!(e <= error)) error = e;
-  }
-  CHECK(error <= bound * largest);
-}
-
-/// |a - b| <= bound * max(1, max|b|) for the output and every gradient.
-void check_all_close(const std::vector<std::vector<double>>& a, const std::vector<std::vector<double>>& b,
-                     double bound) {
-  REQUIRE(a.size() == b.size());
-  for (size_t i = 0; i < a.size(); ++i) {
-    CAPTURE(i);
-    check_close(a[i], b[i], bound);
-  }
-}
-
-/// Rounding errors of n terms are independent: their sum grows like sqrt(n), with few above 4 deviations. The
-/// functions themselves are good to a few units in the last place, and normalisations amplify by their number
-/// of passes; 16 units cover both. A case that cancels more says so by `terms`.
-double rounding_bound(const OpCase& c, const std::vector<std::vector<double>>& results, DType dtype) {
-  int64_t terms = c.terms;
-  if (terms == 0)
-    for (const auto& r : results) terms = std::max(terms, static_cast<int64_t>(r.size()));
-  const double eps =
-      dtype == DType::f32 ? std::numeric_limits<float>::epsilon() : std::numeric_limits<double>::epsilon();
-  return eps * (16 + 4 * std::sqrt(static_cast<double>(terms)));
-}
 
 /// A device with the kernels of one instruction set.
 Device& isa_device(Isa isa) {
@@ -143,13 +100,13 @@ TEST_CASE("every instruction set and the unreadable device agree with reference,
   for (const OpCase& c : op_cases()) {
     CAPTURE(c.name);
     for (DType dtype : kDTypes) {
-      const auto expected = results(c, make_inputs(c, {dtype, &reference_device()}, true));
+      const auto expected = case_results(c, make_inputs(c, {dtype, &reference_device()}, true));
       for (Isa isa : isas_here()) {
         CAPTURE(name_of(isa));
-        check_all_close(results(c, make_inputs(c, {dtype, &isa_device(isa)}, true)), expected,
+        check_all_close(case_results(c, make_inputs(c, {dtype, &isa_device(isa)}, true)), expected,
                         rounding_bound(c, expected, dtype));
       }
-      const auto unreadable = results(c, make_inputs(c, {dtype, &unreadable_device()}, true));
+      const auto unreadable = case_results(c, make_inputs(c, {dtype, &unreadable_device()}, true));
       CHECK(unreadable == expected);  // the same kernels: the same bits
     }
   }
@@ -163,10 +120,10 @@ TEST_CASE("awkward sizes: every instruction set agrees with reference") {
     enlarged += !all_shapes.empty();
     for (const auto& shapes : all_shapes)
       for (DType dtype : kDTypes) {
-        const auto expected = results(c, make_inputs(c, shapes, {dtype, &reference_device()}, true));
+        const auto expected = case_results(c, make_inputs(c, shapes, {dtype, &reference_device()}, true));
         for (Isa isa : isas_here()) {
           CAPTURE(name_of(isa));
-          check_all_close(results(c, make_inputs(c, shapes, {dtype, &isa_device(isa)}, true)), expected,
+          check_all_close(case_results(c, make_inputs(c, shapes, {dtype, &isa_device(isa)}, true)), expected,
                           rounding_bound(c, expected, dtype));
         }
       }
@@ -183,12 +140,12 @@ TEST_CASE("any layout of the inputs gives the same results") {
         const auto inputs = make_inputs(c, {dtype, &reference_device()}, true);
         std::vector<Variable> plain;
         for (const Variable& v : inputs) plain.emplace_back(with_layout(v.value(), layout).clone(), true);
-        const auto expected = results(c, plain);
+        const auto expected = case_results(c, plain);
         for (Device* device : {&reference_device(), &cpu_device(), &unreadable_device()}) {
           std::vector<Variable> laid;
           for (const Variable& v : inputs)
             laid.emplace_back(with_layout(v.value().to(*device), layout), true);
-          check_all_close(results(c, laid), expected, rounding_bound(c, expected, dtype));
+          check_all_close(case_results(c, laid), expected, rounding_bound(c, expected, dtype));
         }
       }
     }
@@ -275,8 +232,8 @@ TEST_CASE("inputs of one element: gradients agree with differences where the sha
     const auto report = gradcheck(c.function, make_inputs(c, shapes, {DType::f64, &cpu_device()}, false),
                                   {.on_kink = OnKink::skip});
     CHECK_MESSAGE(report.ok, report.message);
-    check_all_close(results(c, make_inputs(c, shapes, {DType::f64, &cpu_device()}, true)),
-                    results(c, make_inputs(c, shapes, {DType::f64, &reference_device()}, true)), 1e-14);
+    check_all_close(case_results(c, make_inputs(c, shapes, {DType::f64, &cpu_device()}, true)),
+                    case_results(c, make_inputs(c, shapes, {DType::f64, &reference_device()}, true)), 1e-14);
   }
   CHECK(accepted > 30);
 }

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "tensor/conv_method.h"
+#include "tensor/cpu/cpu_backend.h"
 #include "tensor/error.h"
 #include "tensor/ops.h"
 #include "tests/kernel_check.h"
@@ -242,7 +243,7 @@ TEST_CASE("winograd: forward and both gradients within the bound of the algorith
 }
 
 TEST_CASE("winograd: an empty batch") {
-  for_each_cpu([](const Backend& backend) {
+  for_each_backend([](const Backend& backend) {
     const Images x({0, 5, 5, 16}), kernel = random_host<float>({3, 3, 16, 16});
     CHECK(forward(backend, x, kernel, padded(1, 1, 1, 1), ConvMethod::winograd).empty());
     const Images dkernel({3, 3, 16, 16}, 7.0f);
@@ -259,7 +260,7 @@ TEST_CASE("winograd: other convolutions and f64 are computed directly") {
   };
   const Images x = random_host<float>({2, 9, 9, 16}), kernel = random_host<float>({3, 3, 16, 16});
   const Images odd = random_host<float>({3, 3, 16, 17}), thin = random_host<float>({2, 9, 9, 3});
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     CHECK_FALSE(same(backend, x, kernel, padded(1, 1, 1, 1)));
     Conv2dGeometry stride = padded(1, 1, 1, 1);
     stride.stride_h = stride.stride_w = 2;
@@ -283,7 +284,7 @@ TEST_CASE("automatic: winograd where tiles fit the image, direct elsewhere, what
     CAPTURE(row.batch);
     CAPTURE(row.size);
     const Images x = random_host<float>({row.batch, row.size, row.size, 16});
-    for_each_cpu([&](const Backend& backend) {
+    for_each_backend([&](const Backend& backend) {
       CHECK(same_bits(forward(backend, x, kernel, padded(1, 1, 1, 1), ConvMethod::automatic),
                       forward(backend, x, kernel, padded(1, 1, 1, 1), row.expected)));
     });
@@ -295,7 +296,7 @@ TEST_CASE("winograd: an image's result does not depend on the others of its batc
   const Images kernel = random_host<float>({3, 3, 1216, 16}), many = random_host<float>({6, 16, 13, 1216});
   Images one({1, 16, 13, 1216});
   std::copy_n(many.values.begin(), one.values.size(), one.values.begin());
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     Fenced<float> all = forward(backend, many, kernel, padded(1, 1, 1, 1), ConvMethod::automatic);
     const Fenced<float> alone = forward(backend, one, kernel, padded(1, 1, 1, 1), ConvMethod::automatic);
     all.resize(alone.size());
@@ -307,7 +308,7 @@ TEST_CASE("winograd: NaN stays in the tiles that see it, and all of them show it
   Images x = random_host<float>({1, 12, 12, 16});
   x.values[(5 * 12 + 5) * 16 + 3] = std::numeric_limits<float>::quiet_NaN();
   const Images kernel = random_host<float>({3, 3, 16, 16});
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     const auto y = forward(backend, x, kernel, padded(1, 1, 1, 1), ConvMethod::winograd);
     for (int i = 0; i < 12; ++i)
       for (int j = 0; j < 12; ++j) {

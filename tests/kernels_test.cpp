@@ -1,37 +1,20 @@
-// The CPU kernels against the reference backend (see kernel_check.h), at sizes that fit no tile.
+// The kernels of a device against the reference backend (see kernel_check.h), at sizes that fit no tile.
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
 
-#include "tensor/cpu/cpu_backend.h"
-#include "tensor/cpu/thread_pool.h"
 #include "tensor/device.h"
 #include "tensor/error.h"
 #include "tests/kernel_check.h"
-
-// Of tensor/cpu/override_entries.cpp, which is compiled once for each instruction set.
-namespace halfstep::cpu {
-namespace portable {
-void override_entries(Backend& backend);
-}
-namespace avx2 {
-void override_entries(Backend& backend);
-}
-namespace avx512 {
-void override_entries(Backend& backend);
-}
-}  // namespace halfstep::cpu
 
 using namespace halfstep;
 using namespace halfstep::test;
@@ -86,28 +69,6 @@ TEST_CASE("gemm: any size, any strides, alpha, beta and bias") {
   gemm_cases<double>();
 }
 
-TEST_CASE("gemm: a row of the result does not depend on the others") {
-  for (const int64_t k : {100, 800, 1700}) {
-    CAPTURE(k);
-    const auto many = random_host<float>({60, k}), b = random_host<float>({k, 40});
-    for_each_cpu([&](const Backend& backend) {
-      const auto product = [&](int64_t rows) {
-        Host<float> few({rows, k}), c({rows, 40});
-        std::copy_n(many.values.begin(), few.values.size(), few.values.begin());
-        backend.gemm({.a = few.array(), .b = b.array(), .c = c.array(), .bias = {}});
-        return c.values;
-      };
-      auto all = product(60);
-      for (const int64_t rows : {1, 4, 27}) {
-        const auto some = product(rows);
-        auto same_rows = all;
-        same_rows.resize(some.size());
-        CHECK(same_bits(same_rows, some));
-      }
-    });
-  }
-}
-
 TEST_CASE("gemm: leading axes, broadcast by zero strides") {
   const auto c = random_host<float>({3, 5, 9, 7});
   auto a = random_host<float>({3, 5, 9, 4}), b = random_host<float>({3, 5, 4, 7});
@@ -130,7 +91,7 @@ TEST_CASE("gemm: leading axes, broadcast by zero strides") {
 
 TEST_CASE("gemm: with beta 0 the old C is not read") {
   const auto a = random_host<float>({5, 3}), b = random_host<float>({3, 37});
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     Host<float> c({5, 37}, std::numeric_limits<float>::quiet_NaN());
     backend.gemm({.a = a.array(), .b = b.array(), .c = c.array(), .bias = {}});
     for (float v : c.values) CHECK(std::isfinite(v));
@@ -244,7 +205,7 @@ void check_equal(const Host<T>& output, const std::function<void(const Backend&,
                  double tolerance = 0) {
   Host<T> expected = output;
   run(reference_backend(), expected);
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     Host<T> got = output;
     run(backend, got);
     size_t different = 0;
@@ -262,9 +223,11 @@ void check_equal(const Host<T>& output, const std::function<void(const Backend&,
 
 /// exp in f32 uses fused multiply-adds where the instruction set has them, and the reference has not: both
 /// are good to 2 ulp, and so, times a few for the terms of the formula and of each derivative, is what is
-/// made of it. (How good the results are is tested in property_test.cpp.)
+/// made of it. (How good the results are is tested in property_test.cpp.) A device with a math library of its
+/// own is allowed what both libraries promise: CUDA's functions up to 4 ulp, the host's 1.
 template <class T>
 double tolerance_of(const UnaryArgs& args) {
+  if (!kHostArithmetic) return 4 * (4 + 1) * (args.derivative + 1) * kEps<T>;
   switch (args.op) {
     case UnaryOp::exp:
     case UnaryOp::sigmoid:
@@ -287,14 +250,27 @@ const BinaryOp kBinaryOps[] = {BinaryOp::add,    BinaryOp::subtract, BinaryOp::m
                                BinaryOp::divide, BinaryOp::maximum,  BinaryOp::minimum,
                                BinaryOp::less,   BinaryOp::equal,    BinaryOp::lerp};
 
+/// The NaN with all bits set but the sign, which GPUs make: the others have one bit.
+template <class T>
+T full_nan() {
+  T value;
+  std::memset(&value, 0xff, sizeof value);
+  return std::copysign(value, T(1));
+}
+
 /// Positive numbers over many decades, their negatives, and the special ones.
 template <class T>
 Host<T> wide_range(const Shape& shape, bool negative) {
   Host<T> host = random_host<T>(shape, 0, 3);
   for (T& v : host.values) v = std::exp(v) * (negative && v > 0 ? T(-1) : T(1));
-  const T special[] = {T(0), T(1), T(100), std::numeric_limits<T>::infinity(),
-                       std::numeric_limits<T>::quiet_NaN()};
-  for (size_t i = 0; i < std::min<size_t>(5, host.values.size()); ++i)
+  const T special[] = {T(0),
+                       T(1),
+                       T(100),
+                       std::numeric_limits<T>::infinity(),
+                       std::numeric_limits<T>::quiet_NaN(),
+                       full_nan<T>(),
+                       -full_nan<T>()};
+  for (size_t i = 0; i < std::min(std::size(special), host.values.size()); ++i)
     host.values[host.values.size() - 1 - i] = special[i];
   return host;
 }
@@ -380,7 +356,7 @@ void copy_cases() {
   const auto check = [&](const Host<Out>& out, const Host<In>& in) {
     Host<Out> expected = out;
     run(in)(reference_backend(), expected);
-    for_each_cpu([&](const Backend& backend) {
+    for_each_backend([&](const Backend& backend) {
       Host<Out> got = out;
       run(in)(backend, got);
       CHECK(same_bits(got.values, expected.values));
@@ -411,7 +387,7 @@ TEST_CASE("copy: bf16") {
   std::vector<uint16_t> stored(1000), moved(1000);
   const Array bf16{stored.data(), DType::bf16, {1000}, {1}},
       bf16_moved{moved.data(), DType::bf16, {1000}, {1}};
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     Host<float> back({1000});
     backend.copy(bf16, x.array());
     backend.copy(bf16_moved, bf16);
@@ -423,7 +399,7 @@ TEST_CASE("copy: bf16") {
 }
 
 TEST_CASE("fill: contiguous, strided and integer") {
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     Host<float> a({70001});
     backend.fill(a.array(), 2.5);
     CHECK(std::all_of(a.values.begin(), a.values.end(), [](float v) { return v == 2.5f; }));
@@ -497,13 +473,13 @@ TEST_CASE("reduce: an f64 result of f32 numbers, and NaN") {
   auto x = random_host<float>({100003}, 1);
   double exact = 0;
   for (float v : x.values) exact += v;
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     Host<double> sum({1});
     backend.reduce(ReduceOp::sum, sum.array(), x.array());
     CHECK(std::abs(sum.values[0] - exact) <= 1e5 * kEps<double> * 2e5);
   });
   x.values[70000] = std::numeric_limits<float>::quiet_NaN();
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     for (ReduceOp op : {ReduceOp::sum, ReduceOp::sum_of_squares, ReduceOp::max, ReduceOp::min}) {
       Host<float> result({1});
       backend.reduce(op, result.array(), x.array());
@@ -570,9 +546,11 @@ void cumulative_sum_cases() {
           b.cumulative_sum(o[0].array(), in.array(), axis);
         };
       };
-      // Accumulated in double and rounded once; in f64 in the same order.
+      // Accumulated in double and rounded once; in f64 in the same order, or in any.
+      const bool any_order = !kHostArithmetic && std::is_same_v<T, double>;
       check_entry<T>({Host<T>(x.shape)}, run_with(x),
-                     scaled_bounds<T>({Host<T>(x.shape)}, run_with(absolute(x)), 1));
+                     scaled_bounds<T>({Host<T>(x.shape)}, run_with(absolute(x)),
+                                      any_order ? static_cast<double>(x.shape[axis]) : 1));
     }
 }
 TEST_CASE("cumulative_sum along every axis") {
@@ -685,7 +663,14 @@ void check_group_norm(int64_t batch, int64_t pixels, int64_t channels, int group
   check_entry<T>(
       {like_x, statistics, statistics},
       [&](const Backend& b, const std::vector<Host<T>>& o) { b.group_norm(args_of(o[0], o[1], o[2])); },
-      relative_bounds<T>(roundings));
+      [&](const std::vector<Host<T>>& expected) {
+        std::vector<Host<T>> bounds = relative_bounds<T>(roundings)(expected);
+        // A mean near 0 cancels: the partial sums of n terms are about sqrt(n) times as large as a term, so n
+        // additions, whose roundings are independent, leave an error of the order of a term's rounding in the
+        // mean.
+        for (T& v : bounds[1].values) v += static_cast<T>(2 * kEps<T> * largest(x));
+        return bounds;
+      });
   // The terms of dx are of this size; in small groups they cancel almost entirely. The sums run over pixels.
   const double dx_scale = largest(rstd) * largest(dy) * largest(gain);
   const double dgain_scale = largest(dy) * std::sqrt(static_cast<double>(channels / groups * pixels));
@@ -923,7 +908,7 @@ void check_max_pool(int64_t batch, int64_t h, int64_t w, int64_t channels, int w
   Host<int64_t> expected_index({batch, oh, ow, channels});
   Host<T> expected({batch, oh, ow, channels});
   reference_backend().max_pool2d({x.array(), expected.array(), expected_index.array(), wh, ww, g});
-  for_each_cpu([&](const Backend& backend) {
+  for_each_backend([&](const Backend& backend) {
     Host<T> y(expected.shape);
     Host<int64_t> index(expected.shape);
     backend.max_pool2d({x.array(), y.array(), index.array(), wh, ww, g});
@@ -947,115 +932,6 @@ TEST_CASE("max_pool2d: the reference's numbers and pixels") {
   };
   cases(float{});
   cases(double{});
-}
-
-// --- threads and selection ---------------------------------------------------------------------------------
-
-TEST_CASE("parallel_for: every index once, in blocks that the number of threads does not move") {
-  const int before = num_threads();
-  for (int threads : {1, 2, 3, 8}) {
-    set_num_threads(threads);
-    CHECK(num_threads() == threads);
-    for (int repeat = 0; repeat < 200; ++repeat) {
-      std::vector<int> count(1000);
-      std::atomic<bool> aligned = true;
-      cpu::parallel_for(1000, 7, [&](int64_t begin, int64_t end) {
-        if (begin % 7 != 0 || end != std::min<int64_t>(1000, begin + 7)) aligned = false;
-        for (int64_t i = begin; i < end; ++i) ++count[i];
-      });
-      REQUIRE(aligned);
-      REQUIRE(std::all_of(count.begin(), count.end(), [](int c) { return c == 1; }));
-    }
-  }
-  set_num_threads(before);
-}
-
-TEST_CASE("parallel_for: nested calls, exceptions, nothing to do") {
-  const int before = num_threads();
-  for (int threads : {1, 3}) {
-    set_num_threads(threads);
-    std::atomic<int> inner = 0;
-    cpu::parallel_for(
-        10, 1, [&](int64_t, int64_t) { cpu::parallel_for(10, 1, [&](int64_t, int64_t) { ++inner; }); });
-    CHECK(inner == 100);
-    cpu::parallel_for(0, 5, [&](int64_t, int64_t) { inner = 0; });
-    CHECK(inner == 100);
-    CHECK_THROWS_AS(cpu::parallel_for(100, 1,
-                                      [](int64_t begin, int64_t) {
-                                        if (begin == 50) throw std::runtime_error("block 50");
-                                      }),
-                    std::runtime_error);
-    cpu::parallel_for(10, 1, [&](int64_t, int64_t) { --inner; });  // still usable
-    CHECK(inner == 90);
-  }
-  set_num_threads(before);
-  CHECK_THROWS_AS(set_num_threads(0), Error);
-  CHECK_THROWS_AS(set_num_threads(5000), Error);
-}
-
-TEST_CASE("the CPU has a kernel of its own in every entry but those that plain loops do as well") {
-  const Backend &cpu = cpu_device().backend, &reference = reference_device().backend;
-#define HALFSTEP_OWN(entry) CHECK_MESSAGE((cpu.entry != reference.entry), #entry)
-  HALFSTEP_OWN(fill);
-  HALFSTEP_OWN(copy);
-  HALFSTEP_OWN(unary);
-  HALFSTEP_OWN(unary_chain);
-  HALFSTEP_OWN(binary);
-  HALFSTEP_OWN(where);
-  HALFSTEP_OWN(reduce);
-  HALFSTEP_OWN(cumulative_sum);
-  HALFSTEP_OWN(gather);
-  HALFSTEP_OWN(scatter_add);
-  HALFSTEP_OWN(gemm);
-  HALFSTEP_OWN(conv2d_forward);
-  HALFSTEP_OWN(conv2d_backward_data);
-  HALFSTEP_OWN(conv2d_backward_kernel);
-  HALFSTEP_OWN(softmax);
-  HALFSTEP_OWN(softmax_backward);
-  HALFSTEP_OWN(attention);
-  HALFSTEP_OWN(attention_backward);
-  HALFSTEP_OWN(group_norm);
-  HALFSTEP_OWN(group_norm_backward);
-  HALFSTEP_OWN(random);
-  HALFSTEP_OWN(dropout);
-  HALFSTEP_OWN(adam);
-  HALFSTEP_OWN(sgd);
-  HALFSTEP_OWN(max_pool2d);
-#undef HALFSTEP_OWN
-}
-
-TEST_CASE("each instruction set has the table that was compiled for it") {
-  const auto is_filled_by = [](void (*override_entries)(Backend&), Isa isa) {
-    Backend expected = reference_device().backend;
-    override_entries(expected);
-    const Backend& table = cpu_backend_for(isa);
-    return table.gemm == expected.gemm && table.unary == expected.unary && table.adam == expected.adam;
-  };
-  CHECK(is_filled_by(cpu::portable::override_entries, Isa::portable));
-#if defined(__x86_64__)
-  // Only where it runs: the function that fills a table is itself compiled for the instruction set.
-  if (is_supported(Isa::avx2)) CHECK(is_filled_by(cpu::avx2::override_entries, Isa::avx2));
-  if (is_supported(Isa::avx512)) CHECK(is_filled_by(cpu::avx512::override_entries, Isa::avx512));
-#endif
-}
-
-TEST_CASE("HALFSTEP_CPU chooses the kernels, and an unknown name is an error") {
-  const char* set = std::getenv("HALFSTEP_CPU");
-  const std::string before = set ? set : "";
-  setenv("HALFSTEP_CPU", "portable", 1);
-  CHECK(selected_isa() == Isa::portable);
-  setenv("HALFSTEP_CPU", "sse9", 1);
-  CHECK_THROWS_WITH_AS(selected_isa(), "[HALFSTEP_CPU] expected portable, avx2 or avx512, got 'sse9'", Error);
-  for (Isa isa : {Isa::avx2, Isa::avx512}) {
-    setenv("HALFSTEP_CPU", std::string(name_of(isa)).c_str(), 1);
-    if (is_supported(isa)) {
-      CHECK(selected_isa() == isa);
-    } else {
-      CHECK_THROWS_AS(selected_isa(), Error);
-      CHECK_THROWS_AS(cpu_backend_for(isa), Error);
-    }
-  }
-  set ? setenv("HALFSTEP_CPU", before.c_str(), 1) : unsetenv("HALFSTEP_CPU");
 }
 
 }  // namespace

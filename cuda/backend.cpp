@@ -1,0 +1,104 @@
+// The CUDA backend's table, and the look for a GPU.
+#include "tensor/backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "cuda/entries.h"
+#include "cuda/runtime.h"
+
+namespace halfstep {
+namespace cuda {
+namespace {
+
+// The caching allocator above hands blocks on in the order of the calls, so memory needs no stream order
+// here.
+void* allocate(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(status);
+  return memory;
+}
+void release(void* memory, size_t) { check(cudaFree(memory)); }
+
+void upload(void* device, const void* host, size_t bytes) {
+  if (bytes) check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream()));
+}
+void download(void* host, const void* device, size_t bytes) {
+  if (bytes) check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream()));
+  check(cudaStreamSynchronize(stream()));
+}
+void synchronize() { check(cudaStreamSynchronize(stream())); }
+
+constexpr Backend kBackend = {
+    .name = "cuda",
+    .synchronous = false,
+    .allocate = allocate,
+    .release = release,
+    .upload = upload,
+    .download = download,
+    .synchronize = synchronize,
+    .launches = launches,
+    .fill = fill,
+    .copy = copy,
+    .unary = unary,
+    .unary_chain = unary_chain,
+    .binary = binary,
+    .where = where,
+    .reduce = reduce,
+    .cumulative_sum = cumulative_sum,
+    .argsort = argsort,
+    .gather = gather,
+    .scatter_add = scatter_add,
+    .gemm = gemm,
+    .conv2d_forward = conv2d_forward,
+    .conv2d_backward_data = conv2d_backward_data,
+    .conv2d_backward_kernel = conv2d_backward_kernel,
+    .softmax = softmax,
+    .softmax_backward = softmax_backward,
+    .attention = attention,
+    .attention_backward = attention_backward,
+    .group_norm = group_norm,
+    .group_norm_backward = group_norm_backward,
+    .random = random,
+    .dropout = dropout,
+    .optimizer_control = optimizer_control,
+    .adam = adam,
+    .sgd = sgd,
+    .max_pool2d = max_pool2d,
+};
+
+CudaProbe look() {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    // The text lives as long as the process: CudaProbe points at it.
+    static const std::string reason =
+        std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
+    return {.reason = reason.c_str()};
+  }
+  if (devices == 0) return {.reason = "the driver found no GPU"};
+  if (compute_capability() < 75) return {.reason = "the GPU is older than compute capability 7.5"};
+#if defined(HALFSTEP_CUDA_EMULATED)
+  constexpr bool kEmulated = true;
+#else
+  constexpr bool kEmulated = false;
+#endif
+  return {&kBackend, "", kEmulated};
+}
+
+}  // namespace
+}  // namespace cuda
+
+CudaProbe probe_cuda() {
+  static const CudaProbe probe = cuda::look();
+  return probe;
+}
+
+}  // namespace halfstep

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Runs `halfstep ... --device cuda` on the emulated GPU: the same pictures as on the CPU, a training and a distillation
+that begin there, --stats, and errors.
+
+Usage: cuda_command_test.py PATH_OF_HALFSTEP
+"""
+import json
+import os
+import re
+import subprocess
+import sys
+import zlib
+
+from cli_session import TINY, Checks, run_in_own_folders, write_data
+
+checks = Checks()
+check, equal = checks.check, checks.equal
+
+
+def halfstep(folder, *arguments, code=0, **environment):
+    result = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=600, check=False,
+                            stdin=subprocess.DEVNULL, cwd=folder, env={**os.environ, **environment})
+    equal(result.returncode, code, f"exit code of {arguments}: {result.stderr}")
+    return result
+
+
+def pixels(path):
+    """The grey values of a PNG without filters between its rows, as stb writes small ones, or with them."""
+    content, at, data = path.read_bytes(), 8, b""
+    width, height = (int.from_bytes(content[i:i + 4], "big") for i in (16, 20))
+    channels = {0: 1, 2: 3, 6: 4}[content[25]]
+    while at < len(content):
+        length, kind = int.from_bytes(content[at:at + 4], "big"), content[at + 4:at + 8]
+        data += content[at + 8:at + 8 + length] if kind == b"IDAT" else b""
+        at += 12 + length
+    raw, stride = zlib.decompress(data), width * channels
+    rows, before = [], bytes(stride)
+    for y in range(height):
+        filtered, row = raw[y * (stride + 1):(y + 1) * (stride + 1)], bytearray(stride)
+        for i, value in enumerate(filtered[1:]):
+            left = row[i - channels] if i >= channels else 0
+            up, corner = before[i], before[i - channels] if i >= channels else 0
+            estimate = left + up - corner
+            paeth = min((left, up, corner), key=lambda v: abs(estimate - v))
+            row[i] = (value + (0, left, up, (left + up) // 2, paeth)[filtered[0]]) % 256
+        rows.append(bytes(row))
+        before = bytes(row)
+    return b"".join(rows)
+
+
+def the_same_pictures_as_the_cpu(folder):
+    write_data(folder / "data")
+    (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
+    halfstep(folder, "train", "--config", "tiny.json", "--data", "data", "--out", "run", "--device", "cpu")
+    for device in ("cpu", "cuda"):
+        result = halfstep(folder, "sample", "run", "--device", device, "--num", 9, "--steps", 4, "--out", f"{device}.png",
+                          "--stats")
+        counts = re.search(r"(\w+): (\d+) kernels started; (\d+) copies to the device \(.*\), (\d+) copies from it",
+                           result.stderr)
+        check(counts is not None, "--stats", result.stderr)
+        equal(counts[1], device, "the device that --stats names")
+        check((int(counts[2]) > 100) == (device == "cuda"), "kernels are counted on the GPU", counts[0])
+    cpu, cuda = pixels(folder / "cpu.png"), pixels(folder / "cuda.png")
+    equal(len(cuda), len(cpu), "size of the pictures")
+    check(max(cpu) - min(cpu) > 100, "the pictures are not blank", (min(cpu), max(cpu)))
+    worst = max(abs(a - b) for a, b in zip(cpu, cuda))
+    check(worst <= 1, "pixels within 1 of 255", worst)
+    print(f"largest difference of a pixel: {worst} of 255")
+
+
+def trains_and_distils(folder):
+    write_data(folder / "data")
+    (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
+    losses = {}
+    for device in ("cpu", "cuda"):
+        halfstep(folder, "train", "--config", "tiny.json", "--data", "data", "--out", device, "--device", device)
+        losses[device] = [json.loads(line)["loss"] for line in (folder / device / "log.jsonl").read_text().splitlines()]
+    check(all(abs(a - b) <= 1e-3 * abs(a) for a, b in zip(losses["cpu"], losses["cuda"])), "losses", losses)
+    halfstep(folder, "distill", "cuda", "--data", "data", "--out", "students", "--from-steps", 2, "--to-steps", 1,
+             "--max-steps", 4, "--device", "cuda")
+    check((folder / "students" / "student-1").is_dir(), "a student is there")
+    # A run continues on another device.
+    halfstep(folder, "train", "--config", "tiny.json", "--data", "data", "--out", "cuda", "--device", "cpu", "--resume",
+             "--max-steps", 14)
+
+
+def gradients_and_errors(folder):
+    result = halfstep(folder, "gradcheck", "softmax", "conv2d 1x1", "--backend", "cuda")
+    check("cuda" in result.stdout and "FAIL" not in result.stdout, "gradcheck on the GPU", result.stdout)
+    result = halfstep(folder, "gradcheck", "softmax", "--backend", "cuda", "--layout", "contiguous", "--dtype", "f32",
+                      HALFSTEP_EMULATION_COUNT="1")
+    check(re.search(r"softmax", result.stderr) and "sectors" in result.stderr, "the table of kernels", result.stderr)
+    result = halfstep(folder, "gradcheck", "softmax", "--backend", "cuda", code=1, HALFSTEP_EMULATION_FAIL="launch")
+    check(result.stderr.startswith("[cuda] expected success at cuda/"), "an error of the device", result.stderr)
+    for name in ("HALFSTEP_EMULATION", "HALFSTEP_EMULATION_MEMORY", "HALFSTEP_EMULATION_CAPABILITY"):
+        result = halfstep(folder, "gradcheck", "softmax", "--backend", "cuda", code=1, **{name: "much"})
+        check(result.stderr.startswith(f"[{name}] expected "), "a value that is not known", result.stderr)
+    # A device without room says so.
+    write_data(folder / "data", side=32)
+    (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
+    result = halfstep(folder, "train", "--config", "tiny.json", "--data", "data", "--out", "run", "--device", "cuda", code=1,
+                      HALFSTEP_EMULATION_MEMORY="6")
+    check("[allocate] device 'cuda' has no room for" in result.stderr, "a full device", result.stderr)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    PROGRAM = os.path.abspath(sys.argv[1])
+    sys.exit(run_in_own_folders([the_same_pictures_as_the_cpu, trains_and_distils, gradients_and_errors], checks))

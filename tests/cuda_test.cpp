@@ -1,0 +1,168 @@
+// The framework on the GPU, real or emulated: operations and their gradients, training, distillation and
+// sampling against the reference and the CPU. (kernels_test.cpp checks the kernels one by one.)
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "autograd/cases/op_cases.h"
+#include "autograd/gradcheck.h"
+#include "autograd/ops.h"
+#include "diffusion/batches.h"
+#include "diffusion/sampler.h"
+#include "diffusion/train_step.h"
+#include "diffusion/trainer.h"
+#include "tensor/device.h"
+#include "tensor/ops.h"
+#include "tests/case_results.h"
+#include "tests/tiny_training.h"
+
+using namespace halfstep;
+using namespace halfstep::test;
+
+namespace {
+Device& cuda() { return device_by_name("cuda"); }
+constexpr DType kDTypes[] = {DType::f32, DType::f64};
+}  // namespace
+
+TEST_CASE("cuda: every operation agrees with reference, forward and backward, in any layout") {
+  for (const OpCase& c : op_cases())
+    for (InputLayout layout : kInputLayouts) {
+      CAPTURE(c.name);
+      CAPTURE(name_of(layout));
+      for (DType dtype : kDTypes) {
+        const auto laid_out = [&](Device& device) {
+          std::vector<Variable> laid;
+          for (const Variable& v : make_inputs(c, {dtype, &reference_device()}, true))
+            laid.emplace_back(with_layout(v.value().to(device), layout), true);
+          return case_results(c, laid);
+        };
+        const auto expected = laid_out(reference_device());
+        check_all_close(laid_out(cuda()), expected, rounding_bound(c, expected, dtype));
+      }
+    }
+}
+
+TEST_CASE("cuda: awkward sizes agree with reference") {
+  for (const OpCase& c : op_cases()) {
+    CAPTURE(c.name);
+    for (const auto& shapes : larger_inputs(c))
+      for (DType dtype : kDTypes) {
+        const auto expected = case_results(c, make_inputs(c, shapes, {dtype, &reference_device()}, true));
+        check_all_close(case_results(c, make_inputs(c, shapes, {dtype, &cuda()}, true)), expected,
+                        rounding_bound(c, expected, dtype));
+      }
+  }
+}
+
+TEST_CASE("cuda: gradients agree with differences in f64, of first and second order") {
+  for (const OpCase& c : op_cases()) {
+    CAPTURE(c.name);
+    const auto inputs = make_inputs(c, {DType::f64, &cuda()});
+    const auto report = gradcheck(c.function, inputs, {.mode = GradcheckMode::random_direction});
+    CHECK_MESSAGE(report.ok, report.message);
+    CHECK(report.checked > 0);
+    if (!c.second_order) continue;
+    const auto second = gradgradcheck(c.function, inputs, {.mode = GradcheckMode::random_direction});
+    CHECK_MESSAGE(second.ok, second.message);
+  }
+}
+
+TEST_CASE("cuda: NaN is passed on, whatever its bits") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (DType dtype : kDTypes) {
+    // Computed on the device: there NaN has other bits than on the host.
+    const Variable bad(multiply(Tensor::from(std::vector<double>{nan, 1}, {2}, {dtype, &cuda()}),
+                                Tensor::ones({2}, {dtype, &cuda()})));
+    for (auto f : {silu, sigmoid, exp, relu, sqrt, tanh, abs, erf, gelu, softplus})
+      CHECK(std::isnan(f(bad).value().to_vector<double>()[0]));
+    CHECK(std::isnan(clamp(bad, -1, 1).value().to_vector<double>()[0]));
+    CHECK(std::isnan(max(bad.value()).item()));
+    CHECK(std::isnan(sum(bad.value()).item()));
+  }
+}
+
+namespace {
+
+/// The largest difference of two sets of weights, relative to the largest weight of each tensor.
+double distance(const TensorMap& a, const TensorMap& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (const auto& [name, tensor] : a) {
+    const auto x = tensor.to_vector<double>(), y = b.at(name).to_vector<double>();
+    double largest = 1e-3, error = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      largest = std::max(largest, std::abs(y[i]));
+      const double e = std::abs(x[i] - y[i]);
+      if (!(e <= error)) error = e;
+    }
+    if (!(error / largest <= worst)) worst = error / largest;
+  }
+  return worst;
+}
+
+/// Weights after some updates, and the mean loss.
+TensorMap trained(Device& device, int updates, bool distilling, bool& copied) {
+  Config config = tiny_config();
+  config.model.unet.dropout = 0.1;
+  // An update of Adam is a ratio of gradients: with this eps noise far below the gradients stays noise.
+  config.train.adam.eps = 1e-3;
+  const Dataset data = tiny_data();
+  Trainer trainer(config, device);
+  UNet teacher(config.model.unet, 3, {DType::f32, &device});
+  set_requires_grad(teacher, false);
+  BatchSource batches(data, 4, 1, true, device);
+  for (int i = 0; i < updates; ++i) {
+    const Batch batch = batches.batch(static_cast<uint64_t>(i));
+    const DeviceStatistics before = device.statistics();
+    if (distilling)
+      trainer.update(batch, make_denoiser(teacher, config.model.prediction), 4);
+    else
+      trainer.update(batch);
+    const DeviceStatistics after = device.statistics();
+    // The schedule's numbers of each example, and the embedding of its time, are computed on the host, in
+    // double: they alone are sent.
+    const int64_t networks = distilling ? 3 : 1;
+    const int64_t numbers = networks * config.train.batch_size * (2 * config.model.unet.channels + 24);
+    copied = copied || after.downloads != before.downloads ||
+             after.uploaded_bytes - before.uploaded_bytes > numbers * static_cast<int64_t>(sizeof(double));
+  }
+  TensorMap result;
+  for (const auto& [name, t] : trainer.weights()) result.emplace(name, t.to(cpu_device()));
+  result.emplace("loss", Tensor::scalar(trainer.mean_loss()));
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("cuda: ten training updates and a distillation update end where the CPU's do, and fetch nothing") {
+  for (const bool distilling : {false, true}) {
+    CAPTURE(distilling);
+    const int updates = distilling ? 1 : 10;
+    bool copied = false, ignored = false;
+    const TensorMap gpu = trained(cuda(), updates, distilling, copied);
+    CHECK_FALSE(copied);
+    const TensorMap cpu = trained(cpu_device(), updates, distilling, ignored);
+    // The yardstick is what the order of sums alone does: the CPU's kernels against the plain loops.
+    const TensorMap loops = trained(reference_device(), updates, distilling, ignored);
+    const double order = distance(cpu, loops);
+    CHECK(distance(gpu, loops) <= 10 * order + 1e-6);
+    // Again: the same bits.
+    check_equal_bits(trained(cuda(), updates, distilling, ignored), gpu);
+  }
+}
+
+TEST_CASE("cuda: a DDIM trajectory follows the CPU's") {
+  const Config config = tiny_config();
+  const auto way_on = [&](Device& device) {
+    UNet unet(config.model.unet, 3, {DType::f32, &device});
+    const Tensor z = random_normal({2, 8, 8, 1}, {5, 0}, 0, {DType::f32, &device});
+    Trajectory way;
+    sample(make_denoiser(unet, config.model.prediction), z, {}, {.num_steps = 4}, &way);
+    return TensorMap{{"z", way.z.to(cpu_device())}, {"x_hat", way.x_hat.to(cpu_device())}};
+  };
+  const TensorMap gpu = way_on(cuda()), cpu = way_on(cpu_device()), loops = way_on(reference_device());
+  CHECK(distance(gpu, loops) <= 10 * distance(cpu, loops) + 1e-6);
+}
