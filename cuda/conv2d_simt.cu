@@ -25,7 +25,12 @@ struct Tile {
   static constexpr int kWarpM = kLanesM * kRows, kWarpN = kLanesN * kColumns;  ///< sums of a warp
   static constexpr int kWarpsN = n / kWarpN;
   static constexpr int kBlock = m / kWarpM * kWarpsN * 32;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  // There the assembler needs some registers more, and would keep them in memory.
+  static constexpr int kResident = kResident_ > 1 ? kResident_ - 1 : 1;
+#else
   static constexpr int kResident = kResident_;
+#endif
   static constexpr bool kVectorsOnly = kVectorsOnly_;
 };
 using Large = Tile<128, 128, 8, 8, 8, 4, 2, true>;

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Mutation testing: do the unit tests notice when the code of autograd/ and tensor/ is wrong?
+"""Mutation testing: do the unit tests notice when the code of autograd/ and tensor/ is wrong, or those of CUDA the kernels?
 
     scripts/mutate.py --count 150 --seed 1          # a sample, about half a minute per mutant
     scripts/mutate.py --list [--files 'tensor/*']   # all mutants, without running them
     scripts/mutate.py --mutant 'tensor/shape.cpp:23 comparison #1'
+    scripts/mutate.py --suite cuda --count 40       # kernels of cuda/, by the tests on the emulated GPU
 
 A mutant is the source with one small mistake, made by one of the operators below. It is built in a private copy of
 the tree, and the programs of Meson's test suite `unit` are run until one of them fails, the likeliest first. A mutant
@@ -45,7 +46,9 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EXEMPT = os.path.join(ROOT, "scripts", "mutation_exempt.json")
-DEFAULT_FILES = ["autograd/*", "tensor/*"]
+DEFAULT_FILES = {"unit": ["autograd/*", "tensor/*"], "cuda": ["cuda/*.cu", "cuda/*.h"]}
+# The emulator is no part of what its tests judge: it judges.
+NOT_MUTATED = ["cuda/emulation/*"]
 SECONDS_TO_COMPILE = 5  # about, for one file
 TABLES = ["autograd/cases/*"]  # what tests run over; a changed case is another test, no mistake
 
@@ -834,8 +837,8 @@ def project_files():
 
 def find_mutants(patterns):
     files = [f for f in project_files()
-             if re.search(r"\.(cpp|h)$", f) and any(fnmatch.fnmatchcase(f, p) for p in patterns)
-             and not any(fnmatch.fnmatchcase(f, p) for p in TABLES)]
+             if re.search(r"\.(cpp|cu|h)$", f) and any(fnmatch.fnmatchcase(f, p) for p in patterns)
+             and not any(fnmatch.fnmatchcase(f, p) for p in TABLES + NOT_MUTATED)]
     texts, mutants = {}, []
     for f in files:
         with open(os.path.join(ROOT, f), encoding="utf-8") as file:
@@ -929,21 +932,23 @@ class Workspace:
         self.objects = self.hash_objects()
 
     def find_tests(self):
-        """The tests of suite 'unit', with the targets that each needs."""
+        """The tests of the suite, with the targets that each needs."""
         ask = lambda what: json.loads(self.run(["meson", "introspect", what, self.build], check=True).stdout)
         files_of = {}
         for target in ask("--targets"):
             files_of[target["id"]] = [os.path.relpath(f, self.build) for f in target["filename"]]
         self.tests = []
         for test in ask("--tests"):
-            if any(suite.split(":")[-1] == "unit" for suite in test["suite"]):
+            # Scripts among the tests are left out: they cannot stop at their first failure, and are slow.
+            if any(suite.split(":")[-1] == self.args.suite for suite in test["suite"]) and (
+                    self.args.suite == "unit" or not test["cmd"][-1].endswith(".py") and "python" not in test["cmd"][0]):
                 self.tests.append({"name": test["name"], "command": test["cmd"], "environment": test["env"],
                                    "folder": test["workdir"] or self.build,
                                    "targets": [f for d in test["depends"] for f in files_of.get(d, [])]})
         if self.args.tests:
             self.tests = [t for t in self.tests if t["name"] in self.args.tests]
         if not self.tests:
-            raise SystemExit("no tests found" if self.args.tests else "no tests of suite 'unit' found")
+            raise SystemExit("no tests found" if self.args.tests else f"no tests of suite '{self.args.suite}' found")
 
     def ninja(self, targets):
         return self.run(["ninja", "-C", self.build, "-j1", *sorted(set(targets))])
@@ -984,7 +989,8 @@ class Workspace:
             os.setsid()
             os.nice(self.args.nice)
             resource.setrlimit(resource.RLIMIT_CPU, (cpu_limit, cpu_limit + 5))
-            if not any("sanitize" in o for o in self.args.meson_option):  # sanitizers reserve terabytes
+            # Sanitizers reserve terabytes, the emulated GPU its memory twice.
+            if self.args.suite == "unit" and not any("sanitize" in o for o in self.args.meson_option):
                 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -1128,8 +1134,11 @@ def main():
                                      epilog="operators:\n" + "\n".join(f"  {k:18} {v}" for k, v in OPERATORS.items()))
     parser.add_argument("--seed", type=int, default=1, help="of the sample (default 1)")
     parser.add_argument("--count", type=int, default=50, help="mutants to run (default 50)")
-    parser.add_argument("--files", nargs="+", default=DEFAULT_FILES, metavar="GLOB",
-                        help="sources to mutate (default autograd/* and tensor/*, with folders below)")
+    parser.add_argument("--suite", choices=sorted(DEFAULT_FILES), default="unit",
+                        help="the tests to run: unit, or cuda: those on the emulated GPU (default unit)")
+    parser.add_argument("--files", nargs="+", metavar="GLOB",
+                        help="sources to mutate (default autograd/* and tensor/*, with folders below; with --suite cuda "
+                             "the kernels)")
     parser.add_argument("--operators", nargs="+", choices=sorted(OPERATORS), metavar="NAME", help="only these")
     parser.add_argument("--tests", nargs="+", metavar="NAME",
                         help="run only these of the unit tests: quicker, but survivors may be killed by the others")
@@ -1148,12 +1157,16 @@ def main():
                         help="option of the build, such as -Db_sanitize=address")
     args = parser.parse_args()
 
+    if args.suite == "cuda":
+        args.meson_option.append("-Dcuda=emulated")
+    files_are_default = not args.files
+    args.files = args.files or DEFAULT_FILES[args.suite]
     mutants, texts = find_mutants(args.files)
     exemptions = Exemptions(EXEMPT)
     for m in mutants:
         m.exempt = exemptions.reason(m, texts[m.file])
     for rule in exemptions.rules:
-        if rule["used"] == 0 and args.files == DEFAULT_FILES:
+        if rule["used"] == 0 and files_are_default and args.suite == "unit":
             print(f"mutation_exempt.json: no mutant matches {rule['file']}: {rule['code']}", file=sys.stderr)
     exempt = sum(m.exempt is not None for m in mutants)
     if args.operators:

@@ -30,7 +30,7 @@ def results(code, operator):
 
 @functools.lru_cache
 def of_the_project():
-    return mutate.find_mutants(mutate.DEFAULT_FILES)
+    return mutate.find_mutants(mutate.DEFAULT_FILES["unit"])
 
 
 class Operators(unittest.TestCase):
