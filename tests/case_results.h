@@ -11,6 +11,7 @@
 
 #include "autograd/cases/op_cases.h"
 #include "autograd/ops.h"
+#include "tests/worst.h"
 
 namespace halfstep::test {
 
@@ -30,10 +31,7 @@ inline void check_close(const std::vector<double>& a, const std::vector<double>&
   REQUIRE(a.size() == b.size());
   double largest = 1, error = 0;
   for (double v : b) largest = std::max(largest, std::abs(v));
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double e = std::abs(a[i] - b[i]);
-    if (!(e <= error)) error = e;
-  }
+  for (size_t i = 0; i < a.size(); ++i) keep_worst(error, std::abs(a[i] - b[i]));
   CHECK(error <= bound * largest);
 }
 

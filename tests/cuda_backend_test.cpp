@@ -11,6 +11,7 @@
 #include "tensor/error.h"
 #include "tests/kernel_check.h"
 #include "tests/mirrored_backend.h"
+#include "tests/worst.h"
 
 using namespace halfstep;
 
@@ -68,8 +69,7 @@ void check_bf16(const Host<uint16_t>& got, const Host<float>& expected, const Ho
     const double bound = 0x1p-8 * std::abs(expected.values[i]) +
                          (length + 4) * kEps<float> * absolute_sums.values[i] +
                          std::numeric_limits<float>::min();
-    const double part = std::abs(static_cast<double>(value) - expected.values[i]) / bound;
-    if (!(part <= worst)) worst = part;
+    keep_worst(worst, std::abs(static_cast<double>(value) - expected.values[i]) / bound);
   }
   CHECK(worst <= 1);
 }

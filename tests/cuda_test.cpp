@@ -18,6 +18,7 @@
 #include "tensor/ops.h"
 #include "tests/case_results.h"
 #include "tests/tiny_training.h"
+#include "tests/worst.h"
 
 using namespace halfstep;
 using namespace halfstep::test;
@@ -95,10 +96,9 @@ double distance(const TensorMap& a, const TensorMap& b) {
     double largest = 1e-3, error = 0;
     for (size_t i = 0; i < x.size(); ++i) {
       largest = std::max(largest, std::abs(y[i]));
-      const double e = std::abs(x[i] - y[i]);
-      if (!(e <= error)) error = e;
+      keep_worst(error, std::abs(x[i] - y[i]));
     }
-    if (!(error / largest <= worst)) worst = error / largest;
+    keep_worst(worst, error / largest);
   }
   return worst;
 }

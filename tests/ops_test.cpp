@@ -59,6 +59,15 @@ TEST_CASE("every operation of autograd/ops.h has a row in the case table") {
     CHECK_MESSAGE(declared.count(op) == 1, "a row begins with '", op, "', which is no operation");
 }
 
+TEST_CASE("a NaN among the errors is the worst, wherever it stands") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const std::vector<double>& errors : {std::vector{nan, 0.1}, {0.1, nan}, {0.1, nan, 0.2}}) {
+    double worst = 0;
+    for (double e : errors) keep_worst(worst, e);
+    CHECK(std::isnan(worst));
+  }
+}
+
 TEST_CASE("names of rows are unique") {
   std::set<std::string> names;
   for (const OpCase& c : op_cases()) CHECK_MESSAGE(names.insert(c.name).second, c.name);

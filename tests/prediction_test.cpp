@@ -7,6 +7,7 @@
 #include "diffusion/train_step.h"
 #include "tensor/error.h"
 #include "tests/analytic_network.h"
+#include "tests/worst.h"
 
 using namespace halfstep;
 using namespace halfstep::test;
@@ -25,8 +26,7 @@ double worst(const Variable& a, const Variable& b, const std::vector<double>& sc
   REQUIRE(va.size() == vb.size());
   double result = 0;
   for (size_t i = 0; i < va.size(); ++i) {
-    const double error = std::abs(va[i] - vb[i]) / scale[i * scale.size() / va.size()];
-    if (!(error <= result)) result = error;
+    test::keep_worst(result, std::abs(va[i] - vb[i]) / scale[i * scale.size() / va.size()]);
   }
   return result;
 }
