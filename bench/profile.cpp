@@ -1,4 +1,5 @@
 #include "bench/profile.h"
+#include "tensor/backend_entries.h"
 
 #include <algorithm>
 #include <chrono>
@@ -121,35 +122,7 @@ struct Entry<Member> {
 
 Backend make_table() {
   Backend table = *watched;
-#define HALFSTEP_WATCH(entry) Entry<&Backend::entry>::watch(table, #entry)
-  HALFSTEP_WATCH(fill);
-  HALFSTEP_WATCH(copy);
-  HALFSTEP_WATCH(unary);
-  HALFSTEP_WATCH(unary_chain);
-  HALFSTEP_WATCH(binary);
-  HALFSTEP_WATCH(where);
-  HALFSTEP_WATCH(reduce);
-  HALFSTEP_WATCH(cumulative_sum);
-  HALFSTEP_WATCH(argsort);
-  HALFSTEP_WATCH(gather);
-  HALFSTEP_WATCH(scatter_add);
-  HALFSTEP_WATCH(gemm);
-  HALFSTEP_WATCH(conv2d_forward);
-  HALFSTEP_WATCH(conv2d_backward_data);
-  HALFSTEP_WATCH(conv2d_backward_kernel);
-  HALFSTEP_WATCH(softmax);
-  HALFSTEP_WATCH(softmax_backward);
-  HALFSTEP_WATCH(attention);
-  HALFSTEP_WATCH(attention_backward);
-  HALFSTEP_WATCH(group_norm);
-  HALFSTEP_WATCH(group_norm_backward);
-  HALFSTEP_WATCH(random);
-  HALFSTEP_WATCH(dropout);
-  HALFSTEP_WATCH(optimizer_control);
-  HALFSTEP_WATCH(adam);
-  HALFSTEP_WATCH(sgd);
-  HALFSTEP_WATCH(max_pool2d);
-#undef HALFSTEP_WATCH
+  for_each_entry([&]<auto Member>(std::string_view name) { Entry<Member>::watch(table, name); });
   return table;
 }
 

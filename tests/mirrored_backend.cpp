@@ -1,4 +1,5 @@
 #include "tests/mirrored_backend.h"
+#include "tensor/backend_entries.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -129,33 +130,7 @@ const Backend& mirrored(const Backend& wanted) {
   static const Backend table = [] {
     Backend b = reference_backend();
     b.name = "mirrored";
-    b.fill = Mirrored<&Backend::fill>::call;
-    b.copy = Mirrored<&Backend::copy>::call;
-    b.unary = Mirrored<&Backend::unary>::call;
-    b.unary_chain = Mirrored<&Backend::unary_chain>::call;
-    b.binary = Mirrored<&Backend::binary>::call;
-    b.where = Mirrored<&Backend::where>::call;
-    b.reduce = Mirrored<&Backend::reduce>::call;
-    b.cumulative_sum = Mirrored<&Backend::cumulative_sum>::call;
-    b.argsort = Mirrored<&Backend::argsort>::call;
-    b.gather = Mirrored<&Backend::gather>::call;
-    b.scatter_add = Mirrored<&Backend::scatter_add>::call;
-    b.gemm = Mirrored<&Backend::gemm>::call;
-    b.conv2d_forward = Mirrored<&Backend::conv2d_forward>::call;
-    b.conv2d_backward_data = Mirrored<&Backend::conv2d_backward_data>::call;
-    b.conv2d_backward_kernel = Mirrored<&Backend::conv2d_backward_kernel>::call;
-    b.softmax = Mirrored<&Backend::softmax>::call;
-    b.softmax_backward = Mirrored<&Backend::softmax_backward>::call;
-    b.attention = Mirrored<&Backend::attention>::call;
-    b.attention_backward = Mirrored<&Backend::attention_backward>::call;
-    b.group_norm = Mirrored<&Backend::group_norm>::call;
-    b.group_norm_backward = Mirrored<&Backend::group_norm_backward>::call;
-    b.random = Mirrored<&Backend::random>::call;
-    b.dropout = Mirrored<&Backend::dropout>::call;
-    b.optimizer_control = Mirrored<&Backend::optimizer_control>::call;
-    b.adam = Mirrored<&Backend::adam>::call;
-    b.sgd = Mirrored<&Backend::sgd>::call;
-    b.max_pool2d = Mirrored<&Backend::max_pool2d>::call;
+    for_each_entry([&]<auto Entry>(std::string_view) { b.*Entry = Mirrored<Entry>::call; });
     return b;
   }();
   return table;

@@ -29,6 +29,7 @@ PUBLIC = ("tensor", "autograd", "nn", "diffusion")
 # an implementation), and who may include them.
 INTERNAL = {
     "tensor/cpu/": ("tensor", "bench", "tests"),
+    "tensor/backend_entries.h": ("tensor", "bench", "tests"),
     "tensor/formulas.h": ("tensor", "cuda", "autograd", "tests"),
     "tensor/ops/": ("tensor",),
     "tensor/program.h": ("tensor", "autograd", "apps", "tests"),

@@ -6,6 +6,7 @@
 #include <map>
 #include <vector>
 
+#include "tensor/backend_entries.h"
 #include "tensor/error.h"
 
 namespace halfstep {
@@ -83,33 +84,7 @@ Backend make_backend() {
   b.upload = upload;
   b.download = download;
   b.synchronize = [] { machine().drain(); };
-  b.fill = Queued<&Backend::fill>::call;
-  b.copy = Queued<&Backend::copy>::call;
-  b.unary = Queued<&Backend::unary>::call;
-  b.unary_chain = Queued<&Backend::unary_chain>::call;
-  b.binary = Queued<&Backend::binary>::call;
-  b.where = Queued<&Backend::where>::call;
-  b.reduce = Queued<&Backend::reduce>::call;
-  b.cumulative_sum = Queued<&Backend::cumulative_sum>::call;
-  b.argsort = Queued<&Backend::argsort>::call;
-  b.gather = Queued<&Backend::gather>::call;
-  b.scatter_add = Queued<&Backend::scatter_add>::call;
-  b.gemm = Queued<&Backend::gemm>::call;
-  b.conv2d_forward = Queued<&Backend::conv2d_forward>::call;
-  b.conv2d_backward_data = Queued<&Backend::conv2d_backward_data>::call;
-  b.conv2d_backward_kernel = Queued<&Backend::conv2d_backward_kernel>::call;
-  b.softmax = Queued<&Backend::softmax>::call;
-  b.softmax_backward = Queued<&Backend::softmax_backward>::call;
-  b.attention = Queued<&Backend::attention>::call;
-  b.attention_backward = Queued<&Backend::attention_backward>::call;
-  b.group_norm = Queued<&Backend::group_norm>::call;
-  b.group_norm_backward = Queued<&Backend::group_norm_backward>::call;
-  b.random = Queued<&Backend::random>::call;
-  b.dropout = Queued<&Backend::dropout>::call;
-  b.optimizer_control = Queued<&Backend::optimizer_control>::call;
-  b.adam = Queued<&Backend::adam>::call;
-  b.sgd = Queued<&Backend::sgd>::call;
-  b.max_pool2d = Queued<&Backend::max_pool2d>::call;
+  for_each_entry([&]<auto Entry>(std::string_view) { b.*Entry = Queued<Entry>::call; });
   return b;
 }
 
