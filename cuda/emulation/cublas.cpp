@@ -186,7 +186,7 @@ void enqueue(cudaStream_t stream, const Product& x) {
   halfstep::emulation::count_gemm(x.name, 2 * product * m * n * k,
                                   product * (m * k * bytes_of(x.a) + k * n * bytes_of(x.b) +
                                              (x.beta == 0 ? 1 : 2) * m * n * bytes_of(x.c)));
-  halfstep::emulation::enqueue(stream, x.name, [x] { run(x); });
+  halfstep::emulation::enqueue(stream, [x] { run(x); });
 }
 
 // --- checks ------------------------------------------------------------------------------------------------

@@ -49,9 +49,8 @@ struct Event {
 
 /// One piece of queued work; it may have to wait for an event of another stream.
 struct Work {
-  std::string name;
   std::function<void()> run;
-  std::shared_ptr<Event> wait_for;
+  std::shared_ptr<Event> wait_for = nullptr;
   uint64_t wait_count = 0;
 };
 
@@ -218,9 +217,9 @@ cudaError_t copy(void* to, const void* from, size_t bytes, Stream& s, bool wait)
   if (!is_device(from) && !is_pinned(from)) {
     auto staged = std::make_shared<std::vector<uint8_t>>(static_cast<const uint8_t*>(from),
                                                          static_cast<const uint8_t*>(from) + bytes);
-    add(s, {"copy to the device", [=] { move(staged->data()); }, nullptr, 0});
+    add(s, {[=] { move(staged->data()); }});
   } else {
-    add(s, {"copy", [=] { move(bytes_of(from, bytes, halfstep::emulation::Access::read)); }, nullptr, 0});
+    add(s, {[=] { move(bytes_of(from, bytes, halfstep::emulation::Access::read)); }});
   }
   // A copy to pageable host memory is complete when the call returns.
   if (s.capture) return wait ? set_error(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
@@ -325,8 +324,7 @@ cudaError_t launch_kernel(const void* function, dim3 grid, dim3 block, void** ar
       static_cast<uint32_t>(shared), std::vector<uint8_t>(kernel.param_bytes)};
   for (uint32_t i = 0; i < kernel.num_params; ++i)
     std::memcpy(launch.params.data() + kernel.params[i].offset, args[i], kernel.params[i].bytes);
-  add(stream_of(stream),
-      {kernel.name, [launch = std::move(launch)] { halfstep::emulation::execute(launch); }, nullptr, 0});
+  add(stream_of(stream), {[launch = std::move(launch)] { halfstep::emulation::execute(launch); }});
   return cudaSuccess;
 }
 
@@ -340,9 +338,9 @@ bool register_module(const Module* module) {
   return true;
 }
 
-void enqueue(cudaStream_t stream, const char* name, std::function<void()> work) {
+void enqueue(cudaStream_t stream, std::function<void()> work) {
   Lock lock(runtime().mutex);
-  add(stream_of(stream), {name, std::move(work), nullptr, 0});
+  add(stream_of(stream), {std::move(work)});
 }
 
 void* host_view(const void* device, size_t bytes, Access access) {
@@ -567,7 +565,7 @@ cudaError_t cudaFree(void* device) {
 cudaError_t cudaMallocAsync(void** device, size_t bytes, cudaStream_t) { return cudaMalloc(device, bytes); }
 cudaError_t cudaFreeAsync(void* device, cudaStream_t stream) {
   Lock lock(runtime().mutex);
-  if (device) add(stream_of(stream), {"free", [=] { free_now(device); }, nullptr, 0});
+  if (device) add(stream_of(stream), {[=] { free_now(device); }});
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** host, size_t bytes) {
@@ -597,13 +595,10 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void* device, int value, size_t bytes, cudaStream_t stream) {
   Lock lock(runtime().mutex);
   if (bytes)
-    add(stream_of(stream),
-        {"memset",
-         [=] {
-           if (void* to = halfstep::emulation::host_view(device, bytes, halfstep::emulation::Access::write))
-             std::memset(to, value, bytes);
-         },
-         nullptr, 0});
+    add(stream_of(stream), {[=] {
+          if (void* to = halfstep::emulation::host_view(device, bytes, halfstep::emulation::Access::write))
+            std::memset(to, value, bytes);
+        }});
   return cudaSuccess;
 }
 cudaError_t cudaMemset(void* device, int value, size_t bytes) {
@@ -670,7 +665,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
   Lock lock(runtime().mutex);
-  add(stream_of(stream), {"host function", [=] { function(data); }, nullptr, 0});
+  add(stream_of(stream), {[=] { function(data); }});
   return cudaSuccess;
 }
 
@@ -694,18 +689,16 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Stream& s = stream_of(stream);
   e->stream = &s;
   const uint64_t number = ++e->recorded;
-  add(s, {"event",
-          [e, number] {
-            e->reached = std::max(e->reached, number);
-            e->time = Clock::now();
-          },
-          nullptr, 0});
+  add(s, {[e, number] {
+        e->reached = std::max(e->reached, number);
+        e->time = Clock::now();
+      }});
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   Lock lock(runtime().mutex);
   auto e = event_of(event);
-  if (e->recorded) add(stream_of(stream), {"wait", nullptr, e, e->recorded});
+  if (e->recorded) add(stream_of(stream), {nullptr, e, e->recorded});
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {

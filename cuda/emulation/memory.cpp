@@ -5,14 +5,12 @@
 
 #include <cstdlib>
 #include <map>
-#include <vector>
 
 #include "cuda/emulation/options.h"
-#include "cuda/emulation/thread.h"
 
 namespace halfstep::emulation {
 
-uint64_t device_begin = 0, device_end = 0;
+uint64_t device_begin = 0;
 
 namespace {
 
@@ -41,7 +39,6 @@ void reserve_device_memory() {
     std::exit(1);
   }
   device_begin = reinterpret_cast<uint64_t>(range);
-  device_end = device_begin + kView;
   next_place = device_begin + kGap;
   opened = device_begin;
 }
@@ -55,7 +52,7 @@ uint64_t allocate_device(size_t bytes) {
     place = it->second;
     free_places.erase(it);
   } else {
-    if (next_place + size > device_end) return 0;
+    if (next_place + size > device_begin + kView) return 0;
     place = next_place;
     next_place += size;
     // Opened in large steps: each is a call of the system.

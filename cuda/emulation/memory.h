@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <string>
 
+#include "cuda/emulation/thread.h"
+
 namespace halfstep::emulation {
 
 /// A live or recently freed piece of device memory.
@@ -33,8 +35,6 @@ bool is_device_address(uint64_t address);
 /// "byte 12 of the 64 bytes allocated at 0x...", "4 bytes past the end of ...", for reports.
 std::string describe_address(uint64_t address);
 /// The bytes themselves.
-inline uint8_t* view_of(uint64_t address) {
-  return reinterpret_cast<uint8_t*>(address + (uint64_t{1} << 36));
-}
+inline uint8_t* view_of(uint64_t address) { return reinterpret_cast<uint8_t*>(address + kView); }
 
 }  // namespace halfstep::emulation

@@ -501,17 +501,7 @@ template <class T>
 inline bool ptx_testp_notanumber(T a) {
   return a != a;
 }
-// Directed roundings (division routines of libdevice use them): by the error of the rounded result.
-template <class T, bool up>
-inline T directed(T rounded, T error) {
-  if (up ? error > 0 : error < 0) return std::nextafter(rounded, up ? HUGE_VAL : -HUGE_VAL);
-  return rounded;
-}
-template <class T>
-inline T toward_zero(T rounded, T error) {
-  if (rounded > 0 ? error < 0 : error > 0) return std::nextafter(rounded, T(0));
-  return rounded;
-}
+// Directed roundings, which division routines of libdevice use.
 template <class T>
 inline T ptx_fma_rz(T a, T b, T c) {
   if constexpr (std::is_same_v<T, float>) {
@@ -731,8 +721,8 @@ inline uint64_t cvta_from_param(uint64_t a) { return a; }
 inline uint64_t cvta_to_const(uint64_t a) { return a; }
 inline uint64_t cvta_from_const(uint64_t a) { return a; }
 
-/// The first and last device address (memory.cpp).
-extern uint64_t device_begin, device_end;
+/// The first device address (memory.cpp).
+extern uint64_t device_begin;
 
 /// The host's address of the bytes that a PTX address of a space means.
 inline uint8_t* host_address(Thread& t, Space space, uint64_t a) {

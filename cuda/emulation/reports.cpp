@@ -26,6 +26,5 @@ void report(const std::string& text) {
 void start_reports() { in_this_launch = 0; }
 std::vector<std::string> take_reports() { return std::exchange(kept, {}); }
 bool take_failure() { return std::exchange(failure, false); }
-bool failed() { return failure; }
 
 }  // namespace halfstep::emulation

@@ -15,6 +15,5 @@ void start_reports();
 std::vector<std::string> take_reports();
 /// Whether a finding has come since the last call: the runtime's pending error.
 bool take_failure();
-bool failed();
 
 }  // namespace halfstep::emulation

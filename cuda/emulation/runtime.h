@@ -9,7 +9,7 @@
 namespace halfstep::emulation {
 
 /// Queues host work as if it were a kernel on `stream`; it runs when the stream is drained.
-void enqueue(cudaStream_t stream, const char* name, std::function<void()> work);
+void enqueue(cudaStream_t stream, std::function<void()> work);
 
 /// What a host_view is for.
 enum class Access { read, write };
