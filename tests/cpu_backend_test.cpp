@@ -99,6 +99,18 @@ TEST_CASE("parallel_for: every index once, in blocks that the number of threads 
   set_num_threads(before);
 }
 
+// A worker that comes late to a job may meet the pool's end in its place: it must not sleep through it.
+TEST_CASE("set_num_threads: right after a short job, every worker ends") {
+  const int before = num_threads();
+  for (int repeat = 0; repeat < 3000; ++repeat) {
+    set_num_threads(2 + repeat % 3);
+    std::atomic<int> sum = 0;
+    cpu::parallel_for(2, 1, [&](int64_t begin, int64_t) { sum += static_cast<int>(begin) + 1; });
+    REQUIRE(sum == 3);
+  }
+  set_num_threads(before);
+}
+
 TEST_CASE("parallel_for: nested calls, exceptions, nothing to do") {
   const int before = num_threads();
   for (int threads : {1, 3}) {

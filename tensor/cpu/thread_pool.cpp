@@ -161,11 +161,12 @@ class Pool {
       if (!spin_until(news)) {
         while (!news()) state_.wait(s);
       }
-      if (stop_) return;
       // Join, unless the job was closed meanwhile.
       while ((s & kOpen) && !state_.compare_exchange_weak(s, s + 1)) {
       }
       seen = s / kEpoch;
+      // Asked for only now: what closed the job may have been the end of the pool, whose epoch is then seen.
+      if (stop_) return;
       if (!(s & kOpen)) continue;
       take_blocks();
       const uint64_t before = state_.fetch_sub(1);
