@@ -122,6 +122,10 @@ struct Entry<Member> {
 
 Backend make_table() {
   Backend table = *watched;
+  // Calls are timed one by one, which those of a graph cannot be.
+  table.begin_capture = nullptr;
+  table.end_capture = nullptr;
+  table.launch_graph = table.destroy_graph = nullptr;
   for_each_entry([&]<auto Member>(std::string_view name) { Entry<Member>::watch(table, name); });
   return table;
 }

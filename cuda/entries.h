@@ -6,6 +6,11 @@
 
 namespace halfstep::cuda {
 
+void upload(void* device, const void* host, size_t bytes);
+void begin_capture();
+void* end_capture();
+void launch_graph(void* graph);
+void destroy_graph(void* graph);
 void fill(Array out, double value);
 void copy(Array out, Array in);
 void unary(UnaryArgs op, Array out, Array x);

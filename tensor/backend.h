@@ -164,11 +164,13 @@ struct RandomArgs {
   uint64_t first_row = 0;
 };
 
-/// y = x * (uniform(seed, stream, row 0, i) >= p) / (1 - p), contiguous; the same call on dy is the backward.
+/// y = x * (uniform(seed, stream, row, i) >= p) / (1 - p), contiguous; the same call on dy is the backward.
+/// row: an i64 scalar in 0 ... 2^32-1 that is read when the call is executed; absent: row 0.
 struct DropoutArgs {
   Array x, y;
   double p = 0;
   uint64_t seed = 0, stream = 0;
+  Array row = {};  ///< or absent
 };
 
 /// Device-side control block of an optimiser, f64 [4]: {applied updates, skipped updates, gradient scale,
@@ -223,6 +225,18 @@ struct Backend {
   void (*download)(void* host, const void* device, size_t bytes);  ///< waits
   void (*synchronize)();
   int64_t (*launches)();  ///< kernels started since the process began; nullptr: not counted
+
+  // Graphs: calls that are recorded once and started again as a whole. All four are nullptr on a device
+  // without.
+  /// From here on calls are recorded instead of executed, until end_capture. allocate works meanwhile;
+  /// upload, download, synchronize and release must not be called.
+  void (*begin_capture)() = nullptr;
+  /// What was recorded, or an Error where something was called that cannot be; either way calls are executed
+  /// again.
+  void* (*end_capture)() = nullptr;
+  void (*launch_graph)(void* graph) = nullptr;
+  /// The graph may still be running.
+  void (*destroy_graph)(void* graph) = nullptr;
 
   // Elementwise. Outputs and inputs have equal shapes (inputs expanded by stride 0); an output may be the
   // same array as an input, and has no zero strides.

@@ -598,8 +598,9 @@ void dropout(DropoutArgs d) {
     using T = decltype(tag);
     const int64_t n = numel(d.x.shape);
     const T scale = static_cast<T>(1 / (1 - d.p));
+    const uint64_t row = d.row.absent() ? 0 : static_cast<uint64_t>(*d.row.as<int64_t>());
     for (int64_t i = 0; i < n; ++i) {
-      const float u = philox::uniform(philox::words(d.seed, d.stream, 0, i / 4).word[i % 4]);
+      const float u = philox::uniform(philox::words(d.seed, d.stream, row, i / 4).word[i % 4]);
       d.y.as<T>()[i] = u >= static_cast<float>(d.p) ? d.x.as<T>()[i] * scale : T(0);
     }
   });

@@ -203,6 +203,39 @@ TEST_CASE("emulation: a captured graph runs as often as it is launched") {
   cudaGraphDestroy(graph);
 }
 
+TEST_CASE("emulation: what cannot be recorded loses the recording") {
+  Scene scene(64);
+  void* memory = nullptr;
+  const auto outcome = [&](cudaStreamCaptureMode mode, auto call, cudaError_t expected) {
+    REQUIRE(cudaStreamBeginCapture(scene.stream, mode) == cudaSuccess);
+    launch_add_one(scene.data, scene.stream);
+    CHECK(call() == expected);
+    cudaGraph_t graph = nullptr;
+    const cudaError_t status = cudaStreamEndCapture(scene.stream, &graph);
+    CHECK((graph != nullptr) == (status == cudaSuccess));
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    return status;
+  };
+  const auto synchronize = [&] { return cudaStreamSynchronize(scene.stream); };
+  const auto allocate = [&] { return cudaMalloc(&memory, 64); };
+  const auto allocate_in_order = [&] { return cudaMallocAsync(&memory, 64, scene.stream); };
+  const auto release = [&] { return cudaFree(memory); };
+  CHECK(outcome(cudaStreamCaptureModeRelaxed, synchronize, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(outcome(cudaStreamCaptureModeRelaxed, allocate_in_order, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(outcome(cudaStreamCaptureModeGlobal, allocate, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(outcome(cudaStreamCaptureModeRelaxed, allocate, cudaSuccess) == cudaSuccess);
+  CHECK(outcome(cudaStreamCaptureModeGlobal, release, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(cudaFree(memory) == cudaSuccess);
+  CHECK(scene.values()[0] == 0);  // nothing of it ran
+  launch_add_one(scene.data, scene.stream);
+  CHECK(scene.values()[0] == 1);  // and the stream works as before
+}
+
 TEST_CASE("emulation: instructions and memory traffic are counted") {
   using namespace halfstep::emulation;
   const Options before = options();

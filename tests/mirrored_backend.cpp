@@ -48,7 +48,7 @@ void for_each_array(RandomArgs& a, F f) {
 }
 template <class F>
 void for_each_array(DropoutArgs& a, F f) {
-  f(a.x), f(a.y);
+  f(a.x), f(a.y), f(a.row);
 }
 template <class F>
 void for_each_array(OptimizerControlArgs& a, F f) {
