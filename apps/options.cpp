@@ -99,6 +99,10 @@ void GeneralFlags::add_to(CLI::App& app) {
       ->group("General");
   app.add_flag("--stats", stats, "at the end say what the device did: kernels, copies, memory")
       ->group("General");
+  app.add_flag("--debug-sync", debug_sync,
+               "wait after every kernel of a GPU, so that a failure is reported where it happened (default: "
+               "$HALFSTEP_CUDA_SYNC)")
+      ->group("General");
   app.add_flag("--json", json, "print the result as JSON on stdout")->group("General");
 }
 
@@ -120,6 +124,8 @@ void print_device_statistics() {
 Device& GeneralFlags::apply() const {
   if (threads > 0) set_num_threads(threads);
   if (!conv.empty()) set_conv_method(conv_method_by_name(conv, "--conv"));
+  // Nobody includes cuda/, which reads the variable at its first launch.
+  if (debug_sync) setenv("HALFSTEP_CUDA_SYNC", "1", 1);
   Device& chosen = device_by_name(device);
   if (stats) device_with_stats = &chosen;
   return chosen;

@@ -42,7 +42,7 @@ struct GeneralFlags {
   std::string device = "auto";
   int threads = 0;   ///< 0: not given
   std::string conv;  ///< empty: not given
-  bool json = false, stats = false;
+  bool json = false, stats = false, debug_sync = false;
 
   void add_to(CLI::App& app);
   /// Sets the number of threads and the method of convolutions, which must happen before the first

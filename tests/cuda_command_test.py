@@ -92,6 +92,15 @@ def gradients_and_errors(folder):
     check(re.search(r"softmax", result.stderr) and "sectors" in result.stderr, "the table of kernels", result.stderr)
     result = halfstep(folder, "gradcheck", "softmax", "--backend", "cuda", code=1, HALFSTEP_EMULATION_FAIL="launch")
     check(result.stderr.startswith("[cuda] expected success at cuda/"), "an error of the device", result.stderr)
+    # A kernel that fails while it runs is noticed where the host waits; with --debug-sync where it was launched.
+    places = []
+    for flags in ([], ["--debug-sync"]):
+        result = halfstep(folder, "bench", "--what", "kernels", "gemm 32x256x256 b^T", "--device", "cuda", *flags, code=1,
+                          HALFSTEP_EMULATION_FAIL="kernel")
+        place = re.match(r"\[cuda\] expected success at (cuda/[\w.]+):\d+, got cudaErrorIllegalAddress", result.stderr)
+        check(place is not None, "an error of a kernel", result.stderr)
+        places.append(place and place[1])
+    check(places[0] == "cuda/backend.cpp" and places[1] not in (None, places[0]), "places of the failure", places)
     for name in ("HALFSTEP_EMULATION", "HALFSTEP_EMULATION_MEMORY", "HALFSTEP_EMULATION_CAPABILITY"):
         result = halfstep(folder, "gradcheck", "softmax", "--backend", "cuda", code=1, **{name: "much"})
         check(result.stderr.startswith(f"[{name}] expected "), "a value that is not known", result.stderr)

@@ -344,6 +344,10 @@ cudaError_t launch_kernel(const void* function, dim3 grid, dim3 block, void** ar
       static_cast<uint32_t>(shared), std::vector<uint8_t>(kernel.param_bytes)};
   for (uint32_t i = 0; i < kernel.num_params; ++i)
     std::memcpy(launch.params.data() + kernel.params[i].offset, args[i], kernel.params[i].bytes);
+  if (halfstep::emulation::should_fail("kernel")) {
+    add(stream_of(stream), {halfstep::emulation::fail_silently});
+    return cudaSuccess;
+  }
   add(stream_of(stream), {[launch = std::move(launch)] { halfstep::emulation::execute(launch); }});
   return cudaSuccess;
 }

@@ -20,8 +20,8 @@ struct Options {
   int compute_capability = 80;  ///< HALFSTEP_EMULATION_CAPABILITY, as major * 10 + minor
 };
 
-/// Whether HALFSTEP_EMULATION_FAIL names `what` ("launch", "gemm"): such calls fail, so that programs can
-/// test their errors. Read at each call.
+/// Whether HALFSTEP_EMULATION_FAIL names `what`: "launch" and "gemm", calls that fail, or "kernel", a kernel
+/// that fails while it runs. So programs can test their errors. Read at each call.
 bool should_fail(const char* what);
 
 /// Ends the program with a clear error for values that are not known.

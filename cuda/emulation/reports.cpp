@@ -23,6 +23,7 @@ void report(const std::string& text) {
   if (kept.size() < 1000) kept.push_back(text);
 }
 
+void fail_silently() { failure = true; }
 void start_reports() { in_this_launch = 0; }
 std::vector<std::string> take_reports() { return std::exchange(kept, {}); }
 bool take_failure() { return std::exchange(failure, false); }

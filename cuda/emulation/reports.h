@@ -13,6 +13,8 @@ void report(const std::string& text);
 void start_reports();
 /// The findings since the last call.
 std::vector<std::string> take_reports();
+/// Makes the runtime's error pending without a finding.
+void fail_silently();
 /// Whether a finding has come since the last call: the runtime's pending error.
 bool take_failure();
 
