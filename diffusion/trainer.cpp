@@ -116,14 +116,16 @@ void Trainer::update_in_parts(const Batch& batch, uint64_t seed, const std::vect
       loss.backward();
       binary_(BinaryOp::add, loss_sum_, loss.value().to(DType::f64));
     }
+    adam_->apply();
+    if (ema_) ema_->apply();
     return {};
   };
+  adam_->set_learning_rate(learning_rate());
+  if (ema_) ema_->advance();
   if (recorded)
     recorded->update(inputs, work);
   else
     work(inputs);
-  adam_->step(learning_rate());
-  if (ema_) ema_->update();
   ++losses_;
   ++step_;
 }

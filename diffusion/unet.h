@@ -90,10 +90,10 @@ struct UNet {
   UNet(const UNetConfig& config, Unloaded, TensorOptions options = {});
 
   /// z: [B, height, width, in_channels] in the parameters' dtype; logsnr: one per image, finite. label: i64
-  /// [B] in 0
-  /// ... num_classes-1 for a class-conditional network, otherwise undefined; one that is not on the network's
-  /// device is checked and sent there. (On a GPU a class out of range gives NaN: see gather in tensor/ops.h.)
-  /// -> [B, height, width, out_channels]. What the output means is decided by diffusion/prediction.h.
+  /// [B] in 0 ... num_classes-1 for a class-conditional network, otherwise undefined; one on another device
+  /// is checked and sent to the network's. (Of one that lies on a GPU, a class out of range gives NaN: see
+  /// gather in tensor/ops.h.) -> [B, height, width, out_channels]. What the output means is decided by
+  /// diffusion/prediction.h.
   Variable operator()(const Variable& z, const NoiseLevels& logsnr, const Tensor& label,
                       ForwardContext& context) const;
 

@@ -15,14 +15,11 @@ namespace halfstep {
 /// copies its inputs to where the recorded work reads them and starts that work: to the bit what the function
 /// would have done, without its time on the host. Elsewhere each call simply runs the function.
 ///
-/// While it is recorded, the function
-///   * may depend on nothing that changes from call to call but the contents of its inputs, which are then
-///   tensors
-///     on the device: a number that it reads on the host keeps the value that it had when it was recorded;
-///   * may not copy between host and device, nor wait: these throw Error;
-///   * may change tensors that outlive it in place (parameters). Their versions are not counted by later
-///   calls.
-/// An Error while it is recorded leaves nothing recorded; the next call starts afresh.
+/// While it is recorded, the function may depend on nothing that changes from call to call but the contents
+/// of its inputs, which are then tensors on the device: a number that it reads on the host keeps the value
+/// that it had. It may not copy between host and device, nor wait: these throw Error. It may change tensors
+/// that outlive it in place (parameters); their versions are not counted by later calls. An Error while it is
+/// recorded leaves nothing recorded; the next call starts afresh.
 class Captured {
  public:
   using Function = std::function<std::vector<Tensor>(const std::vector<Tensor>& inputs)>;

@@ -67,6 +67,7 @@ inline void check_recorded_training(Device& device) {
   full.model.unet.dropout = 0.3;
   full.model.unet.num_classes = 2;
   full.train.micro_batches = 2;
+  full.train.ema_warmup = EmaWarmup::ramp;  // another weight for each update, as another learning rate
   full.train.loss = LossWeight::truncated_snr;
   Config recomputed = full;
   recomputed.train.micro_batches = 1;
