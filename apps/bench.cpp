@@ -73,7 +73,7 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
   bench::Timing timing;
   {
     const std::function<void()> run = c.prepare(device);
-    timing = bench::measure([&] { run(), device.backend.synchronize(); }, seconds);
+    timing = bench::measure([&] { run(), device.synchronize(); }, seconds);
   }
   const double memory = static_cast<double>(device.allocator.peak_bytes());
   device.allocator.trim();

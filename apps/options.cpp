@@ -99,9 +99,16 @@ void GeneralFlags::add_to(CLI::App& app) {
       ->group("General");
   app.add_flag("--stats", stats, "at the end say what the device did: kernels, copies, memory")
       ->group("General");
+  app.add_option("--graphs", graphs,
+                 "on: a GPU records the kernels of a step and starts them at once; off: one by one, with the "
+                 "same results (default on)")
+      ->type_name("NAME")
+      ->check(one_of({"on", "off"}))
+      ->group("General");
   app.add_flag("--debug-sync", debug_sync,
-               "wait after every kernel of a GPU, so that a failure is reported where it happened (default: "
-               "$HALFSTEP_CUDA_SYNC)")
+               "wait after every kernel of a GPU, so that a failure is reported where it happened; implies "
+               "--graphs off "
+               "(default: $HALFSTEP_CUDA_SYNC)")
       ->group("General");
   app.add_flag("--json", json, "print the result as JSON on stdout")->group("General");
 }
@@ -113,12 +120,13 @@ Device* device_with_stats = nullptr;
 void print_device_statistics() {
   if (!device_with_stats) return;
   const DeviceStatistics s = device_with_stats->statistics();
-  fmt::print(stderr,
-             "{}: {} kernels started; {} copies to the device ({:.3f} MB), {} copies from it ({:.3f} MB); "
-             "peak memory {:.1f} MB\n",
-             device_with_stats->name(), s.launches, s.uploads, static_cast<double>(s.uploaded_bytes) / 1e6,
-             s.downloads, static_cast<double>(s.downloaded_bytes) / 1e6,
-             static_cast<double>(device_with_stats->allocator.peak_bytes()) / 1e6);
+  fmt::print(
+      stderr,
+      "{}: {} kernels started, {} graphs; {} copies to the device ({:.3f} MB), {} copies from it ({:.3f} "
+      "MB); peak memory {:.1f} MB\n",
+      device_with_stats->name(), s.launches, s.graph_launches, s.uploads,
+      static_cast<double>(s.uploaded_bytes) / 1e6, s.downloads, static_cast<double>(s.downloaded_bytes) / 1e6,
+      static_cast<double>(device_with_stats->allocator.peak_bytes()) / 1e6);
 }
 
 Device& GeneralFlags::apply() const {
@@ -127,6 +135,7 @@ Device& GeneralFlags::apply() const {
   // Nobody includes cuda/, which reads the variable at its first launch.
   if (debug_sync) setenv("HALFSTEP_CUDA_SYNC", "1", 1);
   Device& chosen = device_by_name(device);
+  chosen.use_graphs(graphs == "on");
   if (stats) device_with_stats = &chosen;
   return chosen;
 }

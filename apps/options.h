@@ -42,11 +42,12 @@ struct GeneralFlags {
   std::string device = "auto";
   int threads = 0;   ///< 0: not given
   std::string conv;  ///< empty: not given
+  std::string graphs = "on";
   bool json = false, stats = false, debug_sync = false;
 
   void add_to(CLI::App& app);
   /// Sets the number of threads and the method of convolutions, which must happen before the first
-  /// computation, and finds the device.
+  /// computation, finds the device, and says whether it may record graphs.
   Device& apply() const;
 };
 

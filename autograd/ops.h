@@ -172,6 +172,7 @@ Variable layer_norm(const Variable& x, const Variable& gain, const Variable& bia
 Variable instance_norm(const Variable& x, const Variable& gain, const Variable& bias, double eps = 1e-5);
 /// q [B, L, H, D], k, v [B, S, H, D]; scale defaults to 1/sqrt(D) where 0.
 Variable attention(const Variable& q, const Variable& k, const Variable& v, double scale = 0);
-Variable dropout(const Variable& x, double p, RandomKey key);
+/// `row`: see tensor/ops.h.
+Variable dropout(const Variable& x, double p, RandomKey key, const Tensor& row = {});
 
 }  // namespace halfstep

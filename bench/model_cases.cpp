@@ -46,7 +46,12 @@ std::function<void()> distillation_step(const Config& config, Device& device) {
   const auto trainer = std::make_shared<Trainer>(config, device);
   const auto teacher = std::make_shared<UNet>(config.model.unet, 0, TensorOptions{DType::f32, &device});
   const Batch batch = noise_batch(config, device);
-  return [=] { trainer->update(batch, make_denoiser(*teacher, config.model.prediction), kStudentSteps); };
+  // One for all calls: updates with the same teacher are recorded.
+  const Denoiser denoiser = make_denoiser(*teacher, config.model.prediction);
+  return [=] {
+    (void)teacher;  // the denoiser refers to it
+    trainer->update(batch, denoiser, kStudentSteps);
+  };
 }
 
 std::function<void()> sampling_step(const Config& config, Device& device) {

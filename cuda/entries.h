@@ -6,6 +6,11 @@
 
 namespace halfstep::cuda {
 
+void upload(void* device, const void* host, size_t bytes);
+void begin_capture();
+void* end_capture();
+void launch_graph(void* graph);
+void destroy_graph(void* graph);
 void fill(Array out, double value);
 void copy(Array out, Array in);
 void unary(UnaryArgs op, Array out, Array x);
@@ -29,9 +34,11 @@ void group_norm(GroupNormArgs args);
 void group_norm_backward(GroupNormBackwardArgs args);
 void random(RandomArgs args);
 void dropout(DropoutArgs args);
+void sum_of_squares(SumOfSquaresArgs args);
 void optimizer_control(OptimizerControlArgs args);
 void adam(AdamArgs args);
 void sgd(SgdArgs args);
+void moving_average(MovingAverageArgs args);
 void max_pool2d(MaxPool2dArgs args);
 
 }  // namespace halfstep::cuda

@@ -317,14 +317,14 @@ void multiply(Cublas& cublas, const Call& call, const Matrices& a, const Matrice
               double alpha, const Array& bias) {
   const Scalar scale(alpha, call.c), old(call.accumulate ? 1 : 0, call.c);
   if (bias.absent() && call.batch == 1) {
-    count_launch();
+    count_launches(1);
     return check(cublasGemmEx_64(
         cublas.handle, operation(call.b_transposed), operation(call.a_transposed), call.n, call.m, call.k,
         scale.pointer(), b.data, data_type(call.b), call.b_leading, a.data, data_type(call.a), call.a_leading,
         old.pointer(), c.data, data_type(call.c), call.c_leading, compute_type(call), CUBLAS_GEMM_DEFAULT));
   }
   if (bias.absent()) {
-    count_launch();
+    count_launches(1);
     return check(cublasGemmStridedBatchedEx_64(
         cublas.handle, operation(call.b_transposed), operation(call.a_transposed), call.n, call.m, call.k,
         scale.pointer(), b.data, data_type(call.b), call.b_leading, call.b_step, a.data, data_type(call.a),
@@ -334,7 +334,7 @@ void multiply(Cublas& cublas, const Call& call, const Matrices& a, const Matrice
   const Plan& plan = plan_of(cublas, call);
   if (!plan.possible) check(CUBLAS_STATUS_NOT_SUPPORTED);
   set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
-  count_launch();
+  count_launches(1);
   check(cublasLtMatmul(cublas.light, plan.desc.get(), scale.pointer(), b.data, plan.a.get(), a.data,
                        plan.b.get(), old.pointer(), c.data, plan.c.get(), c.data, plan.c.get(),
                        &plan.algorithm, cublas.workspace, cublas.workspace_bytes, stream()));

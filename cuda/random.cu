@@ -72,16 +72,17 @@ void random_of(const RandomArgs& args) {
   }
 }
 
-/// y may be x. Reads x in packs where it is aligned.
+/// y may be x. Reads x in packs where it is aligned. row: nullptr for row 0.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    drop(const T* x, T* y, int64_t n, float p, T scale, uint64_t seed, uint64_t stream) {
+__global__ void __launch_bounds__(kThreads) drop(const T* x, T* y, int64_t n, float p, T scale, uint64_t seed,
+                                                 uint64_t stream, const int64_t* row_number) {
   constexpr int kWidth = 16 / sizeof(T);
+  const uint64_t row = row_number ? static_cast<uint64_t>(*row_number) : 0;
   const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
   const int64_t blocks = (n + kNumbers - 1) / kNumbers, threads = int64_t{gridDim.x} * blockDim.x;
   for (int64_t block = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; block < blocks; block += threads) {
     const int64_t first = block * kNumbers, count = n - first;
-    const philox::Block words = philox::words(seed, stream, 0, static_cast<uint64_t>(block));
+    const philox::Block words = philox::words(seed, stream, row, static_cast<uint64_t>(block));
     Pack<T, kNumbers> values;
     if (aligned && count >= kNumbers) {
 #pragma unroll
@@ -106,7 +107,8 @@ template <class T>
 void dropout_of(const DropoutArgs& args) {
   const int64_t n = numel(args.x.shape);
   launch({grid_for(ceil_div(n, kNumbers))}, drop<T>, args.x.as<const T>(), args.y.as<T>(), n,
-         static_cast<float>(args.p), static_cast<T>(1 / (1 - args.p)), args.seed, args.stream);
+         static_cast<float>(args.p), static_cast<T>(1 / (1 - args.p)), args.seed, args.stream,
+         args.row.as<const int64_t>());
 }
 
 }  // namespace

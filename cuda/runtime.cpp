@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "cuda/graphs.h"
 #include "tensor/error.h"
 
 namespace halfstep::cuda {
@@ -57,12 +58,14 @@ void* workspace(size_t bytes) {
   static size_t size = 0;
   std::lock_guard lock(mutex);
   if (bytes > size) {
-    // The old block is given back in stream order: kernels that use it are still queued.
-    if (memory) check(cudaFreeAsync(memory, stream()));
+    // cudaFree waits for the kernels that use the old block. Graphs will always use it: with them it stays.
+    // As each is larger by half than the last, all together are at most three times the largest.
+    if (memory && !graphs_exist()) check(cudaFree(memory));
     memory = nullptr;
     size = 0;
     const size_t wanted = (bytes + bytes / 2 + 255) / 256 * 256;
-    check(cudaMallocAsync(&memory, wanted, stream()));
+    // Not cudaMallocAsync: while work is recorded, that would be a part of the graph.
+    check(cudaMalloc(&memory, wanted));
     size = wanted;
   }
   return memory;
@@ -90,13 +93,17 @@ int grid_for(int64_t n, int threads) {
 
 static std::atomic<int64_t> launched = 0;
 int64_t launches() { return launched; }
-void count_launch() { ++launched; }
+void count_launches(int64_t count) { launched += count; }
+
+bool waits_for_kernels() {
+  static const bool wait = environment_flag("HALFSTEP_CUDA_SYNC");
+  return wait;
+}
 
 void after_launch(const void*, const Launch& launch) {
-  count_launch();
+  count_launches(1);
   check(cudaGetLastError(), launch.where);
-  static const bool wait = environment_flag("HALFSTEP_CUDA_SYNC");
-  if (wait) check(cudaStreamSynchronize(stream()), launch.where);
+  if (waits_for_kernels()) check(cudaStreamSynchronize(stream()), launch.where);
 }
 
 void allow_shared_bytes(const void* kernel, size_t bytes, std::source_location where) {

@@ -19,7 +19,7 @@ cudaStream_t stream();
 
 /// Device memory for the partial results of one call, aligned to 256 bytes; its contents are undefined. The
 /// next call may use the same memory: nothing in it outlives the entry that asked for it, and an entry asks
-/// once.
+/// once. Recorded graphs keep the memory that their calls were given.
 void* workspace(size_t bytes);
 
 /// Multiprocessors of the device, and its compute capability as major * 10 + minor.
@@ -54,8 +54,10 @@ struct Launch {
 
 /// Kernels started so far, those of libraries included.
 int64_t launches();
-/// Counts a call of a library that starts a kernel.
-void count_launch();
+/// Counts a call of a library that starts a kernel, or all kernels of a graph.
+void count_launches(int64_t count);
+/// HALFSTEP_CUDA_SYNC=1: after_launch waits for the kernel.
+bool waits_for_kernels();
 /// Counts the launch, reports a refused one, and with debug-sync waits and attributes a failed kernel.
 void after_launch(const void* kernel, const Launch& launch);
 /// Allows a kernel more than 48 KiB of dynamic shared memory.

@@ -26,29 +26,29 @@ std::vector<double> for_each_step(const std::vector<double>& logsnr_s, const std
   return results;
 }
 
+void require_one_per_example(int64_t count, const Tensor& like, std::string_view where) {
+  require(like.rank() >= 1 && count == like.size(0), where,
+          "expected one scalar per example, got {} for shape {}", count, str(like.shape()));
+}
+
 /// `values` as factors for the examples of `like` [B, ...].
 Variable factors(const std::vector<double>& values, const Tensor& like, std::string_view where) {
-  require(like.rank() >= 1 && static_cast<int64_t>(values.size()) == like.size(0), where,
-          "expected one scalar per example, got {} for shape {}", values.size(), str(like.shape()));
+  require_one_per_example(static_cast<int64_t>(values.size()), like, where);
   return Variable(per_example(values, like.rank(), like.options()));
 }
 
 }  // namespace
 
-Tensor per_example(const std::vector<double>& values, int rank, TensorOptions options) {
-  require(rank >= 1, "per_example", "expected a rank of at least 1, got {}", rank);
-  Shape shape = Shape::filled(rank, 1);
-  shape[0] = static_cast<int64_t>(values.size());
-  return Tensor::from(values, shape, options);
+SignalAndNoise signal_and_noise(const NoiseLevels& logsnr, const Variable& like, std::string_view where) {
+  for (const double l : logsnr.logsnr())
+    require(std::isfinite(l), where, "expected a finite logsnr, got {}", l);
+  require_one_per_example(logsnr.size(), like.value(), where);
+  Device& device = like.value().device();
+  return {Variable(per_example(logsnr.alpha(device), like.rank(), like.dtype())),
+          Variable(per_example(logsnr.sigma(device), like.rank(), like.dtype()))};
 }
 
-SignalAndNoise signal_and_noise(const std::vector<double>& logsnr, const Variable& like,
-                                std::string_view where) {
-  for (const double l : logsnr) require(std::isfinite(l), where, "expected a finite logsnr, got {}", l);
-  return {factors(alpha(logsnr), like.value(), where), factors(sigma(logsnr), like.value(), where)};
-}
-
-Tensor diffuse(const Tensor& x, const Tensor& eps, const std::vector<double>& logsnr) {
+Tensor diffuse(const Tensor& x, const Tensor& eps, const NoiseLevels& logsnr) {
   require(x.shape() == eps.shape(), "diffuse", "expected noise of the data's shape {}, got {}",
           str(x.shape()), str(eps.shape()));
   const auto [alpha_t, sigma_t] = signal_and_noise(logsnr, Variable(x), "diffuse");
@@ -78,13 +78,16 @@ Gaussian transition(const Tensor& z_s, const std::vector<double>& logsnr_s,
                         [](double l_s, double l_t) { return log_step_variance(l_s, l_t, l_t); })};
 }
 
+PosteriorMean posterior_mean(const std::vector<double>& logsnr_s, const std::vector<double>& logsnr_t) {
+  return {for_each_step(logsnr_s, logsnr_t, "posterior",
+                        [](double l_s, double l_t) { return std::exp(l_t - l_s) * alpha(l_s) / alpha(l_t); }),
+          for_each_step(logsnr_s, logsnr_t, "posterior",
+                        [](double l_s, double l_t) { return -std::expm1(l_t - l_s) * alpha(l_s); })};
+}
+
 Gaussian posterior(const Tensor& x, const Tensor& z_t, const std::vector<double>& logsnr_s,
                    const std::vector<double>& logsnr_t) {
-  const auto of_z = for_each_step(logsnr_s, logsnr_t, "posterior", [](double l_s, double l_t) {
-    return std::exp(l_t - l_s) * alpha(l_s) / alpha(l_t);
-  });
-  const auto of_x = for_each_step(logsnr_s, logsnr_t, "posterior",
-                                  [](double l_s, double l_t) { return -std::expm1(l_t - l_s) * alpha(l_s); });
+  const auto [of_z, of_x] = posterior_mean(logsnr_s, logsnr_t);
   return {
       (factors(of_z, z_t, "posterior") * Variable(z_t) + factors(of_x, x, "posterior") * Variable(x)).value(),
       for_each_step(logsnr_s, logsnr_t, "posterior",

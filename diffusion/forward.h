@@ -16,25 +16,21 @@
 #include <vector>
 
 #include "autograd/variable.h"
+#include "diffusion/noise_levels.h"
 #include "diffusion/schedule.h"
 
 namespace halfstep {
-
-/// One scalar per example as a tensor that broadcasts over the examples: values [B] -> [B, 1, ..., 1] of rank
-/// `rank`. The values were computed in double and are rounded here, once.
-Tensor per_example(const std::vector<double>& values, int rank, TensorOptions options);
 
 /// alpha and sigma of a batch, [B, 1, ..., 1], to be multiplied with `like` [B, ...]. Throws Error(where)
 /// unless there is one finite logsnr per example.
 struct SignalAndNoise {
   Variable alpha, sigma;
 };
-SignalAndNoise signal_and_noise(const std::vector<double>& logsnr, const Variable& like,
-                                std::string_view where);
+SignalAndNoise signal_and_noise(const NoiseLevels& logsnr, const Variable& like, std::string_view where);
 
 /// A sample of q(z_t | x) = N(alpha x, sigma^2 I): z_t = alpha x + sigma eps (equations 3 and 4). x, eps: [B,
 /// ...], eps standard normal; logsnr: one per example.
-Tensor diffuse(const Tensor& x, const Tensor& eps, const std::vector<double>& logsnr);
+Tensor diffuse(const Tensor& x, const Tensor& eps, const NoiseLevels& logsnr);
 
 /// N(mean, variance I), mean: [B, ...], one log-variance per example (-inf: no noise at all).
 struct Gaussian {
@@ -52,6 +48,13 @@ double log_step_variance(double logsnr_s, double logsnr_t, double logsnr);
 /// logsnr_t > logsnr_s.
 Gaussian transition(const Tensor& z_s, const std::vector<double>& logsnr_s,
                     const std::vector<double>& logsnr_t);
+
+/// The mean of q(z_s | z_t, x) is of_z z_t + of_x x (equation 7), with two numbers per example. Throws Error
+/// where logsnr_t > logsnr_s.
+struct PosteriorMean {
+  std::vector<double> of_z, of_x;
+};
+PosteriorMean posterior_mean(const std::vector<double>& logsnr_s, const std::vector<double>& logsnr_t);
 
 /// q(z_s | z_t, x) for s <= t (equations 7 and 8): mean r (alpha_s / alpha_t) z_t + (1 - r) alpha_s x,
 /// variance beta-tilde_t. Throws Error where logsnr_t > logsnr_s.

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string_view>
-#include <vector>
 
 #include "diffusion/prediction.h"
 
@@ -34,10 +33,10 @@ double weight_of_v(LossWeight weight, double logsnr);
 /// f32). v has no such end. For the same reason truncated_snr, max(mean (x - x_hat)^2, mean (eps -
 /// eps_hat)^2), needs no second mean.
 Variable example_losses(LossWeight weight, const Predictions& target, const Predictions& prediction,
-                        const std::vector<double>& logsnr);
+                        const NoiseLevels& logsnr);
 
 /// The mean of example_losses over the batch, a scalar.
 Variable batch_loss(LossWeight weight, const Predictions& target, const Predictions& prediction,
-                    const std::vector<double>& logsnr);
+                    const NoiseLevels& logsnr);
 
 }  // namespace halfstep

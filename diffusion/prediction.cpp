@@ -16,8 +16,7 @@ Predictions predictions_of_v(const Variable& v, const Variable& z, const SignalA
 
 /// The formulas are solved for what they use, so that nothing is subtracted which was added before: going
 /// from v to eps by way of x, for example, would multiply x's rounding by alpha / sigma = 22026 at logsnr 20.
-Predictions unclipped(Prediction kind, const Variable& output, const Variable& z,
-                      const std::vector<double>& logsnr) {
+Predictions unclipped(Prediction kind, const Variable& output, const Variable& z, const NoiseLevels& logsnr) {
   const auto [alpha, sigma] = signal_and_noise(logsnr, z, "predictions");
   switch (kind) {
     case Prediction::x:
@@ -64,8 +63,8 @@ int64_t output_channels(Prediction kind, int64_t channels) {
   return kind == Prediction::both ? 2 * channels : channels;
 }
 
-Predictions predictions(Prediction kind, const Variable& output, const Variable& z,
-                        const std::vector<double>& logsnr, bool clip) {
+Predictions predictions(Prediction kind, const Variable& output, const Variable& z, const NoiseLevels& logsnr,
+                        bool clip) {
   require(z.rank() >= 2, "predictions", "expected z as [B, ..., C], got shape {}", str(z.shape()));
   Shape expected = z.shape();
   expected[z.rank() - 1] = output_channels(kind, z.size(-1));
@@ -76,7 +75,7 @@ Predictions predictions(Prediction kind, const Variable& output, const Variable&
   return clip ? predictions_of_x(clamp(free.x, -1, 1), z, logsnr) : free;
 }
 
-Predictions predictions_of_x(const Variable& x, const Variable& z, const std::vector<double>& logsnr) {
+Predictions predictions_of_x(const Variable& x, const Variable& z, const NoiseLevels& logsnr) {
   require(x.shape() == z.shape(), "predictions", "expected x of the shape of z {}, got {}", str(z.shape()),
           str(x.shape()));
   const auto [alpha, sigma] = signal_and_noise(logsnr, z, "predictions");

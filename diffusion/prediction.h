@@ -2,10 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string_view>
-#include <vector>
 
 #include "autograd/variable.h"
+#include "diffusion/noise_levels.h"
 
 namespace halfstep {
 
@@ -34,23 +35,26 @@ struct Predictions {
 ///
 /// The paper's line below equation (10) prints `x_hat = alpha z - sigma eps_hat`: a slip, that is the form
 /// for v_hat.
-Predictions predictions(Prediction kind, const Variable& output, const Variable& z,
-                        const std::vector<double>& logsnr, bool clip);
+Predictions predictions(Prediction kind, const Variable& output, const Variable& z, const NoiseLevels& logsnr,
+                        bool clip);
 
 /// eps and v of a given x: eps = (z - alpha x) / sigma, v = (alpha z - x) / sigma.
-Predictions predictions_of_x(const Variable& x, const Variable& z, const std::vector<double>& logsnr);
+Predictions predictions_of_x(const Variable& x, const Variable& z, const NoiseLevels& logsnr);
 
 /// A network's raw output from z: [B, H, W, C], one logsnr per example, and labels (i64 [B], undefined for an
 /// unconditional network).
-using Network =
-    std::function<Variable(const Variable& z, const std::vector<double>& logsnr, const Tensor& label)>;
+using Network = std::function<Variable(const Variable& z, const NoiseLevels& logsnr, const Tensor& label)>;
 
 /// A network together with the meaning of its output; whoever holds a Denoiser need not ask what it predicts.
 struct Denoiser {
   Network network;
   Prediction kind = Prediction::v;
+  /// Given where the network computes from what lies on the device alone (NoiseLevels::table, never the
+  /// numbers on the host), so that its work may be recorded (tensor/captured.h). Equal for copies, and only
+  /// for them: what was recorded with one network is not started for another.
+  std::shared_ptr<const void> recordable = {};
 
-  Predictions operator()(const Variable& z, const std::vector<double>& logsnr, const Tensor& label,
+  Predictions operator()(const Variable& z, const NoiseLevels& logsnr, const Tensor& label,
                          bool clip = false) const {
     return predictions(kind, network(z, logsnr, label), z, logsnr, clip);
   }

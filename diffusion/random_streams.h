@@ -15,7 +15,7 @@ enum class RandomUse : uint8_t {
   augmentation = 2,  ///< index: training step
   time = 3,          ///< t or i of Algorithms 1 and 2; index: training step
   noise = 4,         ///< eps of Algorithms 1 and 2; index: training step
-  dropout = 5,       ///< index: training step
+  dropout = 5,       ///< index 0, rows: training steps
   sample_noise = 6,  ///< z at time 1; index 0, rows: samples
   step_noise = 7,    ///< ancestral sampling; index: loop index i, rows: samples
   sample_label = 8,  ///< index 0, rows: samples

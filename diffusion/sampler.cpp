@@ -1,9 +1,12 @@
 #include "diffusion/sampler.h"
 
 #include <charconv>
+#include <cmath>
 
+#include "autograd/ops.h"
 #include "diffusion/forward.h"
 #include "diffusion/random_streams.h"
+#include "tensor/captured.h"
 #include "tensor/error.h"
 
 namespace halfstep {
@@ -71,27 +74,44 @@ Tensor initial_noise(const Shape& shape, uint64_t seed, uint64_t first_sample, T
   return random_normal(shape, random_key(seed, RandomUse::sample_noise), first_sample, options);
 }
 
-Tensor ddim_step(const Predictions& at_t, const std::vector<double>& logsnr_s) {
+Tensor ddim_step(const Predictions& at_t, const NoiseLevels& logsnr_s) {
   return diffuse(at_t.x.value(), at_t.eps.value(), logsnr_s);
+}
+
+Tensor ancestral_factors(const std::vector<double>& logsnr_s, const std::vector<double>& logsnr_t,
+                         AncestralVariance variance, Device& device) {
+  const PosteriorMean mean = posterior_mean(logsnr_s, logsnr_t);
+  std::vector<double> factors = mean.of_z;
+  factors.insert(factors.end(), mean.of_x.begin(), mean.of_x.end());
+  for (size_t k = 0; k < logsnr_s.size(); ++k) {
+    const double small = log_step_variance(logsnr_s[k], logsnr_t[k], logsnr_s[k]);
+    const double large = log_step_variance(logsnr_s[k], logsnr_t[k], logsnr_t[k]);
+    factors.push_back(std::exp((variance.large_part * large + (1 - variance.large_part) * small) / 2));
+  }
+  return Tensor::from(factors, {3, static_cast<int64_t>(logsnr_s.size())}, {DType::f64, &device});
+}
+
+Tensor ancestral_step(const Predictions& at_t, const Tensor& z_t, const Tensor& factors,
+                      const Tensor& noise) {
+  const auto factor = [&](int64_t row) {
+    return Variable(per_example(factors.slice(0, row, row + 1), z_t.rank(), z_t.dtype()));
+  };
+  return (factor(0) * Variable(z_t) + factor(1) * at_t.x + factor(2) * Variable(noise)).value();
 }
 
 Tensor ancestral_step(const Predictions& at_t, const Tensor& z_t, const std::vector<double>& logsnr_s,
                       const std::vector<double>& logsnr_t, AncestralVariance variance, const Tensor& noise) {
-  Gaussian step = posterior(at_t.x.value(), z_t, logsnr_s, logsnr_t);
-  for (size_t k = 0; k < logsnr_s.size(); ++k) {
-    const double small = step.log_variance[k];
-    const double large = log_step_variance(logsnr_s[k], logsnr_t[k], logsnr_t[k]);
-    step.log_variance[k] = variance.large_part * large + (1 - variance.large_part) * small;
-  }
-  return draw(step, noise);
+  return ancestral_step(at_t, z_t, ancestral_factors(logsnr_s, logsnr_t, variance, z_t.device()), noise);
 }
 
 Tensor sample(const Denoiser& denoiser, const Tensor& noise, const Tensor& label,
               const SamplerOptions& options, Trajectory* trajectory) {
   check(options, noise);
   const NoGrad guard;
+  Device& device = noise.device();
   const int64_t num_steps = options.num_steps;
-  const auto logsnr_at = [&](int64_t i) {
+  const bool ancestral = options.kind == SamplerKind::ancestral;
+  const auto logsnr_at = [&](int64_t i) -> NoiseLevels {
     const double t = static_cast<double>(i) / static_cast<double>(num_steps);
     return std::vector<double>(static_cast<size_t>(noise.size(0)), options.schedule.logsnr(t));
   };
@@ -104,22 +124,32 @@ Tensor sample(const Denoiser& denoiser, const Tensor& noise, const Tensor& label
     store(trajectory->z, 0, noise);
   }
 
-  Tensor z = noise;
+  Captured captured;
+  Tensor z = noise, label_of_step = label;
+  NoiseLevels logsnr_t = logsnr_at(num_steps);
   for (int64_t i = num_steps - 1; i >= 0; --i) {
-    const std::vector<double> logsnr_t = logsnr_at(i + 1), logsnr_s = logsnr_at(i);
-    const Predictions at_t = denoiser(Variable(z), logsnr_t, label, options.clip);
-    if (i == 0) {
-      z = at_t.x.value();
-    } else if (options.kind == SamplerKind::ddim) {
-      z = ddim_step(at_t, logsnr_s);
-    } else {
-      z = ancestral_step(at_t, z, logsnr_s, logsnr_t, options.variance, noise_of_step(options, i, z));
+    const NoiseLevels logsnr_s = logsnr_at(i);
+    std::vector<Tensor> inputs = {z, label_of_step, logsnr_t.table(device), logsnr_s.table(device)};
+    if (ancestral) {
+      inputs.push_back(ancestral_factors(logsnr_s.logsnr(), logsnr_t.logsnr(), options.variance, device));
+      inputs.push_back(noise_of_step(options, i, z));
     }
+    const auto step = [&](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+      const Predictions at_t = denoiser(Variable(in[0]), logsnr_t.with_table(in[2]), in[1], options.clip);
+      return {at_t.x.value(), ancestral ? ancestral_step(at_t, in[0], in[4], in[5])
+                                        : ddim_step(at_t, logsnr_s.with_table(in[3]))};
+    };
+    const std::vector<Tensor> results = denoiser.recordable ? captured(inputs, step) : step(inputs);
+    const Tensor &x_hat = results[0], &z_s = results[1];
+    z = i == 0 ? x_hat : z_s;
     if (trajectory) {
       const int64_t n = num_steps - 1 - i;
-      store(trajectory->x_hat, n, at_t.x.value());
+      store(trajectory->x_hat, n, x_hat);
       store(trajectory->z, n + 1, z);
     }
+    // The first step has checked the labels; from here on they need not be sent again.
+    if (label.defined()) label_of_step = label.to(device);
+    logsnr_t = logsnr_s;
   }
   return z;
 }

@@ -58,15 +58,21 @@ Tensor initial_noise(const Shape& shape, uint64_t seed, uint64_t first_sample, T
 /// One DDIM step to time s: the data predicted at time t, noised again with the noise predicted at time t,
 /// alpha_s x_hat + sigma_s eps_hat. The paper writes it alpha_s x_hat + (sigma_s / sigma_t) (z_t - alpha_t
 /// x_hat).
-Tensor ddim_step(const Predictions& at_t, const std::vector<double>& logsnr_s);
+Tensor ddim_step(const Predictions& at_t, const NoiseLevels& logsnr_s);
 
 /// One ancestral step: a draw from N(mean of q(z_s | z_t, x_hat), variance), with standard normal `noise`.
 Tensor ancestral_step(const Predictions& at_t, const Tensor& z_t, const std::vector<double>& logsnr_s,
                       const std::vector<double>& logsnr_t, AncestralVariance variance, const Tensor& noise);
+/// The same with `factors` [3, B], f64: z_s = factors[0] z_t + factors[1] x_hat + factors[2] noise.
+Tensor ancestral_step(const Predictions& at_t, const Tensor& z_t, const Tensor& factors, const Tensor& noise);
+Tensor ancestral_factors(const std::vector<double>& logsnr_s, const std::vector<double>& logsnr_t,
+                         AncestralVariance variance, Device& device);
 
 /// Samples [K, H, W, C] from `noise` of that shape and `label` (i64 [K] or undefined). The step that ends at
-/// time 0 returns x_hat itself. Nothing is recorded for gradients. `trajectory` is filled if given. Throws
-/// Error for num_steps < 1 and for step_noise of a wrong shape or without the ancestral sampler.
+/// time 0 returns x_hat itself. Nothing is recorded for gradients; on a device with graphs the steps of a
+/// denoiser that allows it are recorded and started as one (tensor/captured.h). `trajectory` is filled if
+/// given. Throws Error for num_steps < 1 and for step_noise of a wrong shape or without the ancestral
+/// sampler.
 Tensor sample(const Denoiser& denoiser, const Tensor& noise, const Tensor& label,
               const SamplerOptions& options, Trajectory* trajectory = nullptr);
 

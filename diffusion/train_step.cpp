@@ -42,20 +42,24 @@ std::vector<double> step_times(const std::vector<int64_t>& i, int64_t num_steps)
   return t;
 }
 
-Predictions data_target(const Tensor& x, const Tensor& eps, const std::vector<double>& logsnr) {
+Predictions data_target(const Tensor& x, const Tensor& eps, const NoiseLevels& logsnr) {
   const Variable data(x), noise(eps);
   const auto [alpha_t, sigma_t] = signal_and_noise(logsnr, data, "data_target");
   return {data, noise, alpha_t * noise - sigma_t * data};
 }
 
-Variable diffusion_loss(const Denoiser& model, LossWeight weight, const CosineSchedule& schedule,
-                        const Tensor& x, const Tensor& label, const std::vector<double>& t,
-                        const Tensor& eps) {
-  const std::vector<double> logsnr_t = schedule.logsnr(t);
+Variable diffusion_loss(const Denoiser& model, LossWeight weight, const Tensor& x, const Tensor& label,
+                        const NoiseLevels& logsnr_t, const Tensor& eps) {
   const Tensor z_t = diffuse(x, eps, logsnr_t);
   const Predictions target = data_target(x, eps, logsnr_t);
   const Predictions prediction = model(Variable(z_t), logsnr_t, label);
   return batch_loss(weight, target, prediction, logsnr_t);
+}
+
+Variable diffusion_loss(const Denoiser& model, LossWeight weight, const CosineSchedule& schedule,
+                        const Tensor& x, const Tensor& label, const std::vector<double>& t,
+                        const Tensor& eps) {
+  return diffusion_loss(model, weight, x, label, schedule.logsnr(t), eps);
 }
 
 }  // namespace halfstep

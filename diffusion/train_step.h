@@ -23,11 +23,13 @@ std::vector<int64_t> draw_step_indices(int64_t batch, int64_t num_steps, RandomK
 std::vector<double> step_times(const std::vector<int64_t>& i, int64_t num_steps);
 
 /// The targets of Algorithm 1: clean data, its noise, and v = alpha eps - sigma x.
-Predictions data_target(const Tensor& x, const Tensor& eps, const std::vector<double>& logsnr);
+Predictions data_target(const Tensor& x, const Tensor& eps, const NoiseLevels& logsnr);
 
 /// The loss of one step of Algorithm 1, a scalar that is differentiable in the model's parameters.
-/// x: data [B, H, W, C] in [-1, 1]; label: i64 [B] or undefined; t: one time per example; eps: standard
-/// normal like x.
+/// x: data [B, H, W, C] in [-1, 1]; label: i64 [B] or undefined; eps: standard normal like x. Everything
+/// random comes in: a log-SNR per example, or a time, which gives it.
+Variable diffusion_loss(const Denoiser& model, LossWeight weight, const Tensor& x, const Tensor& label,
+                        const NoiseLevels& logsnr_t, const Tensor& eps);
 Variable diffusion_loss(const Denoiser& model, LossWeight weight, const CosineSchedule& schedule,
                         const Tensor& x, const Tensor& label, const std::vector<double>& t,
                         const Tensor& eps);

@@ -10,18 +10,19 @@
 namespace halfstep {
 
 Denoiser make_denoiser(const UNet& unet, Prediction prediction) {
-  return {[&unet](const Variable& z, const std::vector<double>& logsnr, const Tensor& label) {
+  return {[&unet](const Variable& z, const NoiseLevels& logsnr, const Tensor& label) {
             ForwardContext context;
             return unet(z, logsnr, label, context);
           },
-          prediction};
+          prediction, std::make_shared<char>()};
 }
 
 Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomKey dropout_key,
-                                bool recompute) {
-  return {[&unet, dropout_key, recompute](const Variable& z, const std::vector<double>& logsnr,
-                                          const Tensor& label) {
-            ForwardContext context{.training = true, .key = dropout_key, .recompute = recompute};
+                                bool recompute, const Tensor& dropout_row) {
+  return {[&unet, dropout_key, recompute, dropout_row](const Variable& z, const NoiseLevels& logsnr,
+                                                       const Tensor& label) {
+            ForwardContext context{
+                .training = true, .key = dropout_key, .recompute = recompute, .row = dropout_row};
             return unet(z, logsnr, label, context);
           },
           prediction};
@@ -46,59 +47,85 @@ void Trainer::reset() {
   loss_sum_ = Tensor::zeros({}, {DType::f64, &device});
   losses_ = 0;
   step_ = 0;
+  of_data_ = {};
+  of_teacher_ = {};
 }
 
 void Trainer::update(const Batch& batch) {
   const TrainConfig& t = config_.train;
-  const auto key = [&](RandomUse use) { return random_key(t.seed, use, static_cast<uint64_t>(step_)); };
+  const RandomKey key = random_key(t.seed, RandomUse::time, static_cast<uint64_t>(step_));
   const int64_t size = batch.x.size(0);
   const std::vector<double> times =
-      t.num_train_steps > 0
-          ? step_times(draw_step_indices(size, t.num_train_steps, key(RandomUse::time)), t.num_train_steps)
-          : draw_times(size, key(RandomUse::time));
-  const Tensor eps = random_normal(batch.x.shape(), key(RandomUse::noise), 0, batch.x.options());
-  update_in_parts(
-      batch, key(RandomUse::dropout), [&](const Batch& part, int64_t begin, int64_t end, RandomKey dropout) {
-        const Denoiser model =
-            make_training_denoiser(unet_, config_.model.prediction, dropout, t.recompute_blocks);
-        return diffusion_loss(model, t.loss, config_.model.schedule, part.x, part.label,
-                              {times.begin() + begin, times.begin() + end}, eps.slice(0, begin, end));
-      });
+      t.num_train_steps > 0 ? step_times(draw_step_indices(size, t.num_train_steps, key), t.num_train_steps)
+                            : draw_times(size, key);
+  const NoiseLevels logsnr_t = config_.model.schedule.logsnr(times);
+  update_in_parts(batch, t.seed, {logsnr_t.table(batch.x.device())}, &of_data_, [&](const Part& part) {
+    return diffusion_loss(part.model, t.loss, part.x, part.label,
+                          logsnr_t.with_table(part.numbers[0]).slice(part.begin, part.end), part.eps);
+  });
 }
 
 void Trainer::update(const Batch& batch, const Denoiser& teacher, int64_t num_steps) {
   const TrainConfig& t = config_.train;
   const uint64_t seed = stage_seed(t.seed, num_steps);
-  const auto key = [&](RandomUse use) { return random_key(seed, use, static_cast<uint64_t>(step_)); };
-  const std::vector<int64_t> i = draw_step_indices(batch.x.size(0), num_steps, key(RandomUse::time));
-  const Tensor eps = random_normal(batch.x.shape(), key(RandomUse::noise), 0, batch.x.options());
-  update_in_parts(
-      batch, key(RandomUse::dropout), [&](const Batch& part, int64_t begin, int64_t end, RandomKey dropout) {
-        const Denoiser student =
-            make_training_denoiser(unet_, config_.model.prediction, dropout, t.recompute_blocks);
-        return distillation_loss(student, teacher, t.loss, config_.model.schedule, part.x, part.label,
-                                 {i.begin() + begin, i.begin() + end}, num_steps, eps.slice(0, begin, end));
-      });
+  const RandomKey key = random_key(seed, RandomUse::time, static_cast<uint64_t>(step_));
+  const DistillationLevels at = distillation_levels(draw_step_indices(batch.x.size(0), num_steps, key),
+                                                    num_steps, config_.model.schedule, batch.x.device());
+  if (of_teacher_.teacher != teacher.recordable || of_teacher_.num_steps != num_steps)
+    of_teacher_ = {{}, teacher.recordable, num_steps};
+  update_in_parts(batch, seed, at.tables(batch.x.device()), teacher.recordable ? &of_teacher_ : nullptr,
+                  [&](const Part& part) {
+                    return distillation_loss(part.model, teacher, t.loss, part.x, part.label,
+                                             at.with_tables(part.numbers).slice(part.begin, part.end),
+                                             part.eps);
+                  });
 }
 
-void Trainer::update_in_parts(const Batch& batch, RandomKey dropout, const LossOfPart& loss_of) {
-  const int64_t size = batch.x.size(0), parts = config_.train.micro_batches;
+void Trainer::update_in_parts(const Batch& batch, uint64_t seed, const std::vector<Tensor>& numbers,
+                              Recorded* recorded, const LossOfPart& loss_of) {
+  const TrainConfig& t = config_.train;
+  const int64_t size = batch.x.size(0), parts = t.micro_batches;
   require(size % parts == 0, "train", "expected a batch that divides into {} equal parts, got {} examples",
           parts, size);
-  // Data sets always have labels; the network may have no use for them.
-  const bool labelled = config_.model.unet.conditional();
-  adam_->zero_grad();
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t begin = part * size / parts, end = (part + 1) * size / parts;
-    const Batch examples{batch.x.slice(0, begin, end),
-                         labelled ? batch.label.slice(0, begin, end) : Tensor()};
-    Variable loss = loss_of(examples, begin, end, parts == 1 ? dropout : fold_in(dropout, part));
-    if (parts > 1) loss = loss / static_cast<double>(parts);
-    loss.backward();
-    binary_(BinaryOp::add, loss_sum_, loss.value().to(DType::f64));
-  }
-  adam_->step(learning_rate());
-  if (ema_) ema_->update();
+
+  // What changes from update to update; the rest of it is the same work each time.
+  const RandomKey noise = random_key(seed, RandomUse::noise, static_cast<uint64_t>(step_));
+  std::vector<Tensor> inputs = {
+      batch.x,
+      // Data sets always have labels; the network may have no use for them.
+      config_.model.unet.conditional() ? batch.label : Tensor(),
+      random_normal(batch.x.shape(), noise, 0, batch.x.options()),
+      Tensor::full({}, static_cast<double>(step_), {DType::i64, &batch.x.device()}),
+  };
+  const size_t first_number = inputs.size();
+  inputs.insert(inputs.end(), numbers.begin(), numbers.end());
+
+  const auto work = [&](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+    const std::vector<Tensor> numbers_in(in.begin() + static_cast<std::ptrdiff_t>(first_number), in.end());
+    const RandomKey dropout = random_key(seed, RandomUse::dropout);
+    adam_->zero_grad();
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = part * size / parts, end = (part + 1) * size / parts;
+      const auto examples = [&](const Tensor& all) { return all.defined() ? all.slice(0, begin, end) : all; };
+      const Denoiser model = make_training_denoiser(
+          unet_, config_.model.prediction,
+          parts == 1 ? dropout : fold_in(dropout, static_cast<uint64_t>(part)), t.recompute_blocks, in[3]);
+      Variable loss =
+          loss_of({model, examples(in[0]), examples(in[1]), examples(in[2]), numbers_in, begin, end});
+      if (parts > 1) loss = loss / static_cast<double>(parts);
+      loss.backward();
+      binary_(BinaryOp::add, loss_sum_, loss.value().to(DType::f64));
+    }
+    adam_->apply();
+    if (ema_) ema_->apply();
+    return {};
+  };
+  adam_->set_learning_rate(learning_rate());
+  if (ema_) ema_->advance();
+  if (recorded)
+    recorded->update(inputs, work);
+  else
+    work(inputs);
   ++losses_;
   ++step_;
 }

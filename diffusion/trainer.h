@@ -8,14 +8,17 @@
 #include "diffusion/batches.h"
 #include "diffusion/config.h"
 #include "diffusion/unet.h"
+#include "tensor/captured.h"
 
 namespace halfstep {
 
 /// A network as samplers and losses want it: `unet` (held by reference) in evaluation mode, or in training
-/// mode with dropout masks from `dropout_key`; `recompute`: see TrainConfig::recompute_blocks.
+/// mode with dropout masks from `dropout_key` and `dropout_row` (ForwardContext); `recompute`: see
+/// TrainConfig::recompute_blocks. Samplers may record the former's work; keep one for all calls of the same
+/// network.
 Denoiser make_denoiser(const UNet& unet, Prediction prediction);
 Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomKey dropout_key,
-                                bool recompute = false);
+                                bool recompute = false, const Tensor& dropout_row = {});
 
 /// The seed of a stage's draws: each halving has its own, as equal data order, times and noise would tie the
 /// errors of the stages together. num_steps: of the student; 0: the training on data, which has `seed`
@@ -32,9 +35,11 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   /// One update of Algorithm 1 on a batch, in config.train.micro_batches equal parts. Nothing is read back
-  /// from the device. Throws Error where the parts do not divide the batch.
+  /// from the device. On a device with graphs updates are recorded and started as one (tensor/captured.h).
+  /// Throws Error where the parts do not divide the batch.
   void update(const Batch& batch);
-  /// One update of Algorithm 2: the student, this, has num_steps steps, the teacher twice as many.
+  /// One update of Algorithm 2: the student, this, has num_steps steps, the teacher twice as many. Recorded
+  /// where the teacher allows it (Denoiser::recordable), anew when it is another.
   void update(const Batch& batch, const Denoiser& teacher, int64_t num_steps);
 
   int64_t step() const { return step_; }
@@ -59,10 +64,25 @@ class Trainer {
 
  private:
   void reset();
-  using LossOfPart =
-      std::function<Variable(const Batch& part, int64_t begin, int64_t end, RandomKey dropout)>;
-  /// One update from the mean of the losses of the parts, which get examples begin ... end-1 of the batch.
-  void update_in_parts(const Batch& batch, RandomKey dropout, const LossOfPart& loss_of);
+  /// Work that is recorded for one kind of update.
+  struct Recorded {
+    Captured update;
+    std::shared_ptr<const void> teacher;  ///< the one it was recorded with
+    int64_t num_steps = 0;
+  };
+  /// A part of a batch, examples begin ... end-1, with its noise and the model to train; `numbers` are those
+  /// of the whole batch, from where the update's work reads them.
+  struct Part {
+    const Denoiser& model;
+    Tensor x, label, eps;
+    const std::vector<Tensor>& numbers;
+    int64_t begin, end;
+  };
+  using LossOfPart = std::function<Variable(const Part& part)>;
+  /// One update from the mean of the losses of the parts. `seed`: of the stage; `numbers`: what else the
+  /// losses need that is computed on the host; `recorded`: nullptr where the work must not be recorded.
+  void update_in_parts(const Batch& batch, uint64_t seed, const std::vector<Tensor>& numbers,
+                       Recorded* recorded, const LossOfPart& loss_of);
 
   Config config_;
   UNet unet_;
@@ -71,6 +91,7 @@ class Trainer {
   Tensor loss_sum_;  ///< on the device
   int64_t losses_ = 0;
   int64_t step_ = 0;
+  Recorded of_data_, of_teacher_;
 };
 
 }  // namespace halfstep

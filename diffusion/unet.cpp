@@ -100,10 +100,12 @@ Variable ResnetBlock::operator()(const Variable& x, const Variable& activated_em
 
 UNet::UNet(const UNetConfig& config_, uint64_t seed, TensorOptions options) : UNet(config_, Structure{}) {
   init_parameters(*this, seed, options);
+  frequencies = embedding_frequencies(config.channels, *options.device);
 }
 
 UNet::UNet(const UNetConfig& config_, Unloaded, TensorOptions options) : UNet(config_, Structure{}) {
   allocate_parameters(*this, options);
+  frequencies = embedding_frequencies(config.channels, *options.device);
 }
 
 UNet::UNet(const UNetConfig& config_, Structure)
@@ -151,26 +153,29 @@ UNet::UNet(const UNetConfig& config_, Structure)
   }
 }
 
-Variable UNet::conditioning(const std::vector<double>& logsnr, const Tensor& label) const {
-  const TensorOptions options = dense0.kernel.options();
-  const Variable sinusoids{logsnr_embedding(config, logsnr, options)};
+Variable UNet::conditioning(const NoiseLevels& logsnr, const Tensor& label) const {
+  const Variable sinusoids{logsnr_embedding(config, logsnr, frequencies, dense0.kernel.dtype())};
   const Variable emb = dense1(silu(dense0(sinusoids)));
   if (!class_emb) {
     require(!label.defined(), "UNet", "got labels, but the network is unconditional (num_classes {})",
             config.num_classes);
     return emb;
   }
-  require(label.defined() && label.dtype() == DType::i64 &&
-              label.shape() == Shape{static_cast<int64_t>(logsnr.size())},
-          "UNet", "a network with {} classes expects an i64 label for each of the {} images, got {}",
+  require(label.defined() && label.dtype() == DType::i64 && label.shape() == Shape{logsnr.size()}, "UNet",
+          "a network with {} classes expects an i64 label for each of the {} images, got {}",
           config.num_classes, logsnr.size(), label.defined() ? str(label.shape()) : "none");
-  return emb + (*class_emb)(Variable{one_hot(label, config.num_classes, options.dtype)});
+  Device& device = frequencies.device();
+  if (&label.device() != &device || device.backend.synchronous) {
+    for (const int64_t l : label.to_vector<int64_t>())
+      require(l >= 0 && l < config.num_classes, "UNet", "expected labels in 0 ... {}, got {}",
+              config.num_classes - 1, l);
+  }
+  return emb + (embedding(class_emb->kernel, label.to(device)) + class_emb->bias);
 }
 
-Variable UNet::operator()(const Variable& z, const std::vector<double>& logsnr, const Tensor& label,
+Variable UNet::operator()(const Variable& z, const NoiseLevels& logsnr, const Tensor& label,
                           ForwardContext& context) const {
-  const Shape expected = {static_cast<int64_t>(logsnr.size()), config.height, config.width,
-                          config.in_channels};
+  const Shape expected = {logsnr.size(), config.height, config.width, config.in_channels};
   require(z.shape() == expected, "UNet", "expected images {} ({} log-SNRs), got {}", str(expected),
           logsnr.size(), str(z.shape()));
   const int factor = static_cast<int>(config.space_to_depth);

@@ -80,7 +80,8 @@ struct UNet {
   Middle mid;
   std::vector<Level> up;  ///< up[i] has the resolution of down[i]
   GroupNorm norm_out;
-  Conv2d conv_out;  ///< kernel starts at 0: the network starts by predicting 0
+  Conv2d conv_out;     ///< kernel starts at 0: the network starts by predicting 0
+  Tensor frequencies;  ///< of the sinusoids; constant
 
   /// Validates `config` and draws the first values from `seed`.
   explicit UNet(const UNetConfig& config, uint64_t seed = 0, TensorOptions options = {});
@@ -88,15 +89,17 @@ struct UNet {
   struct Unloaded {};
   UNet(const UNetConfig& config, Unloaded, TensorOptions options = {});
 
-  /// z: [B, height, width, in_channels] in the parameters' dtype; logsnr: one per image, any finite or
-  /// infinite value. label: i64 [B] in 0 ... num_classes-1 for a class-conditional network, otherwise
-  /// undefined; it is read on the host, so keep it on the CPU. -> [B, height, width, out_channels]. What the
-  /// output means is decided by diffusion/prediction.h.
-  Variable operator()(const Variable& z, const std::vector<double>& logsnr, const Tensor& label,
+  /// z: [B, height, width, in_channels] in the parameters' dtype; logsnr: one per image, finite. label: i64
+  /// [B] in 0 ... num_classes-1 for a class-conditional network, otherwise undefined; one on another device
+  /// is checked and sent to the network's. (Of one that lies on a GPU, a class out of range gives NaN: see
+  /// gather in tensor/ops.h.) -> [B, height, width, out_channels]. What the output means is decided by
+  /// diffusion/prediction.h.
+  Variable operator()(const Variable& z, const NoiseLevels& logsnr, const Tensor& label,
                       ForwardContext& context) const;
 
-  /// dense1(silu(dense0(sinusoids))) + class_emb(one-hot label): [B, emb]
-  Variable conditioning(const std::vector<double>& logsnr, const Tensor& label) const;
+  /// dense1(silu(dense0(sinusoids))) + class_emb(one-hot label): [B, emb]. (The product with a one-hot label
+  /// is a row of the kernel.)
+  Variable conditioning(const NoiseLevels& logsnr, const Tensor& label) const;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {

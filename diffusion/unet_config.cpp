@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tensor/error.h"
+#include "tensor/ops.h"
 
 namespace halfstep {
 
@@ -86,41 +87,46 @@ void UNetConfig::validate() const {
   }
 }
 
-double logsnr_to_input(const UNetConfig& config, double logsnr) {
+Tensor logsnr_input(const UNetConfig& config, const NoiseLevels& logsnr, Device& device) {
+  for (const double l : logsnr.logsnr())
+    require(std::isfinite(l), "logsnr_embedding", "expected finite log-SNRs, got {}", l);
+  const auto scalar = [&](double value) { return Tensor::scalar(value, {DType::f64, &device}); };
   switch (config.logsnr_input) {
     case LogsnrInput::linear:
-      return (logsnr - config.logsnr_min) / (config.logsnr_max - config.logsnr_min);
+      return divide(subtract(logsnr.logsnr(device), scalar(config.logsnr_min)),
+                    scalar(config.logsnr_max - config.logsnr_min));
     case LogsnrInput::sigmoid:
-      return 1 / (1 + std::exp(-logsnr));
+      return unary({.op = UnaryOp::sigmoid}, logsnr.logsnr(device));
     case LogsnrInput::inv_cos:
       break;
   }
-  return std::atan(std::exp(-0.5 * std::clamp(logsnr, -20.0, 20.0))) / (std::numbers::pi / 2);
+  // The angle falls with the log-SNR: its limits are those of clip(l, -20, 20).
+  const Tensor angle = clamp(logsnr.angle(device), std::atan(std::exp(-10.0)), std::atan(std::exp(10.0)));
+  return divide(angle, scalar(std::numbers::pi / 2));
 }
 
-Tensor sinusoidal_embedding(const std::vector<double>& t, int64_t width, TensorOptions options) {
+Tensor embedding_frequencies(int64_t width, Device& device) {
   require(width >= 4, "sinusoidal_embedding", "expected a width of at least 4, got {}", width);
   const int64_t half = width / 2;
-  std::vector<double> values(t.size() * static_cast<size_t>(width));
-  for (size_t row = 0; row < t.size(); ++row) {
-    double* out = values.data() + row * static_cast<size_t>(width);
-    for (int64_t k = 0; k < half; ++k) {
-      const double argument =
-          t[row] * std::exp(-std::log(10000.0) * static_cast<double>(k) / static_cast<double>(half - 1));
-      out[k] = std::sin(argument);
-      out[half + k] = std::cos(argument);
-    }
-  }
-  return Tensor::from(values, {static_cast<int64_t>(t.size()), width}, options);
+  std::vector<double> frequencies;
+  for (int64_t k = 0; k < half; ++k)
+    frequencies.push_back(
+        std::exp(-std::log(10000.0) * static_cast<double>(k) / static_cast<double>(half - 1)));
+  return Tensor::from(frequencies, {half}, {DType::f64, &device});
 }
 
-Tensor logsnr_embedding(const UNetConfig& config, const std::vector<double>& logsnr, TensorOptions options) {
-  std::vector<double> t;
-  for (const double l : logsnr) {
-    require(std::isfinite(l), "logsnr_embedding", "expected finite log-SNRs, got {}", l);
-    t.push_back(1000 * logsnr_to_input(config, l));
-  }
-  return sinusoidal_embedding(t, config.channels, options);
+Tensor sinusoidal_embedding(const Tensor& t, const Tensor& frequencies, int64_t width, DType dtype) {
+  const Tensor arguments = multiply(t.unsqueeze(-1), frequencies);
+  std::vector<Tensor> columns = {unary({.op = UnaryOp::sin}, arguments),
+                                 unary({.op = UnaryOp::cos}, arguments)};
+  if (width % 2 == 1) columns.push_back(Tensor::zeros({t.numel(), 1}, t.options()));
+  return concat(columns, -1).to(dtype);
+}
+
+Tensor logsnr_embedding(const UNetConfig& config, const NoiseLevels& logsnr, const Tensor& frequencies,
+                        DType dtype) {
+  const Tensor input = logsnr_input(config, logsnr, frequencies.device());
+  return sinusoidal_embedding(affine(input, 1000, 0), frequencies, config.channels, dtype);
 }
 
 }  // namespace halfstep

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tensor/tensor.h"
+#include "diffusion/noise_levels.h"
 
 namespace halfstep {
 
@@ -61,18 +61,20 @@ struct UNetConfig {
   void validate() const;
 };
 
-/// The conditioning of a UNet before its first dense layer: the function config.logsnr_input of each log-SNR,
-/// times 1000 (= t), then [sin(t f_k), cos(t f_k)] with f_k = exp(-k ln(10000) / (half - 1)), k = 0 ...
-/// half-1, half = channels / 2, and one column 0 if `channels` is odd. t reaches 1000 radians, where f32
-/// would be wrong by 6e-5, so everything is computed in double and rounded once to options.dtype. -> [B,
-/// channels]
-Tensor logsnr_embedding(const UNetConfig& config, const std::vector<double>& logsnr,
-                        TensorOptions options = {});
+/// The conditioning of a UNet before its first dense layer: t = 1000 logsnr_input, then [sin(t f_k), cos(t
+/// f_k)] with the `frequencies` f_k, and one column 0 if config.channels is odd. t reaches 1000 radians,
+/// where f32 would be wrong by 6e-5, so everything is computed in f64, on the device of `frequencies`, and
+/// rounded once to `dtype`. -> [B, config.channels]
+Tensor logsnr_embedding(const UNetConfig& config, const NoiseLevels& logsnr, const Tensor& frequencies,
+                        DType dtype);
 
-/// The argument of the embedding before it is multiplied by 1000.
-double logsnr_to_input(const UNetConfig& config, double logsnr);
+/// The argument of the embedding before it is multiplied by 1000, f64 [B].
+Tensor logsnr_input(const UNetConfig& config, const NoiseLevels& logsnr, Device& device);
 
-/// The embedding of given t: [n, width], width >= 4.
-Tensor sinusoidal_embedding(const std::vector<double>& t, int64_t width, TensorOptions options = {});
+/// f_k = exp(-k ln(10000) / (half - 1)), k = 0 ... half-1, half = width / 2: f64 [half]. width >= 4.
+Tensor embedding_frequencies(int64_t width, Device& device);
+
+/// The embedding of given t, f64 [n]: [n, width].
+Tensor sinusoidal_embedding(const Tensor& t, const Tensor& frequencies, int64_t width, DType dtype);
 
 }  // namespace halfstep

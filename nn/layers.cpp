@@ -6,7 +6,7 @@ namespace halfstep {
 
 Variable dropout(const Variable& x, double p, ForwardContext& context) {
   if (!context.training || p == 0) return x;
-  return dropout(x, p, context.next_key());
+  return dropout(x, p, context.next_key(), context.row);
 }
 
 Linear::Linear(int64_t in, int64_t out, Initializer kernel_init)

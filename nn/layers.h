@@ -9,13 +9,17 @@ namespace halfstep {
 
 /// What a forward pass needs besides its inputs. Every random layer takes the next key, so masks differ
 /// between layers; a pass that starts from an equal context repeats its masks. Give each training step a key
-/// of its own: `ForwardContext context{.training = true, .key = fold_in(key, step)}`.
+/// of its own: `ForwardContext context{.training = true, .key = fold_in(key, step)}`, or one key and a row of
+/// its own.
 struct ForwardContext {
   bool training = false;  ///< false: dropout does nothing
   RandomKey key = {};
   uint64_t keys_taken = 0;
   /// Blocks are computed again in the backward pass instead of being kept (autograd/checkpoint.h).
   bool recompute = false;
+  /// An i64 scalar on the device, read there: rows of one key have different masks (see dropout in
+  /// tensor/ops.h).
+  Tensor row = {};
 
   RandomKey next_key() { return fold_in(key, keys_taken++); }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "tensor/conv_method.h"
@@ -11,11 +12,30 @@
 
 namespace halfstep {
 
+namespace {
+
+using FreeBlocks = std::map<size_t, std::vector<void*>>;  // by size class
+
+/// A block of the class, or nullptr where there is none.
+void* take(FreeBlocks& blocks, size_t size) {
+  const auto found = blocks.find(size);
+  if (found == blocks.end() || found->second.empty()) return nullptr;
+  void* const memory = found->second.back();
+  found->second.pop_back();
+  return memory;
+}
+
+}  // namespace
+
 struct Allocator::State {
   const Backend& backend;
   mutable std::mutex mutex;
-  std::map<size_t, std::vector<void*>> free_blocks;  ///< by size class
+  FreeBlocks free_blocks;
   size_t current = 0, peak = 0, reserved = 0;
+
+  const Arena* arena = nullptr;  ///< the one in use
+  std::unordered_map<const Arena*, FreeBlocks> free_of_arenas;
+  std::unordered_map<void*, const Arena*> arena_of;  ///< of blocks, whether in use or free
 
   void trim_locked() {
     backend.synchronize();
@@ -37,7 +57,7 @@ size_t size_class(size_t bytes) {
 }
 }  // namespace
 
-Allocator::Allocator(const Backend& backend) : state_(new State{backend, {}, {}}) {}
+Allocator::Allocator(const Backend& backend) : state_(new State{backend, {}, {}, 0, 0, 0, {}, {}, {}}) {}
 // Cached memory goes back to the system with the process; at exit a driver may already be gone.
 Allocator::~Allocator() = default;
 
@@ -45,13 +65,11 @@ void* Allocator::allocate(size_t bytes) {
   State& s = *state_;
   const size_t size = size_class(bytes);
   std::lock_guard lock(s.mutex);
-  void* memory = nullptr;
-  if (auto it = s.free_blocks.find(size); it != s.free_blocks.end() && !it->second.empty()) {
-    memory = it->second.back();
-    it->second.pop_back();
-  } else {
+  void* memory = s.arena ? take(s.free_of_arenas[s.arena], size) : nullptr;
+  if (!memory) memory = take(s.free_blocks, size);
+  if (!memory) {
     memory = s.backend.allocate(size);
-    if (!memory) {
+    if (!memory && !s.arena) {
       s.trim_locked();
       memory = s.backend.allocate(size);
     }
@@ -60,6 +78,7 @@ void* Allocator::allocate(size_t bytes) {
             s.current);
     s.reserved += size;
   }
+  if (s.arena) s.arena_of[memory] = s.arena;
   s.current += size;
   s.peak = std::max(s.peak, s.current);
   return memory;
@@ -69,8 +88,32 @@ void Allocator::release(void* memory, size_t bytes) noexcept {
   State& s = *state_;
   const size_t size = size_class(bytes);
   std::lock_guard lock(s.mutex);
-  s.free_blocks[size].push_back(memory);
+  const auto owner = s.arena_of.find(memory);
+  (owner == s.arena_of.end() ? s.free_blocks : s.free_of_arenas[owner->second])[size].push_back(memory);
   s.current -= size;
+}
+
+Allocator::Arena::Arena(Allocator& allocator) : state_(*allocator.state_) {}
+
+Allocator::Arena::~Arena() {
+  std::lock_guard lock(state_.mutex);
+  for (auto& [size, blocks] : state_.free_of_arenas[this]) {
+    auto& ordinary = state_.free_blocks[size];
+    ordinary.insert(ordinary.end(), blocks.begin(), blocks.end());
+  }
+  state_.free_of_arenas.erase(this);
+  std::erase_if(state_.arena_of, [this](const auto& entry) { return entry.second == this; });
+}
+
+Allocator::Arena::Use::Use(Arena& arena) : state_(arena.state_) {
+  std::lock_guard lock(state_.mutex);
+  require(!state_.arena, "arena", "expected one arena in use at a time, got a second one");
+  state_.arena = &arena;
+}
+
+Allocator::Arena::Use::~Use() {
+  std::lock_guard lock(state_.mutex);
+  state_.arena = nullptr;
 }
 
 void Allocator::trim() {
@@ -95,20 +138,58 @@ void Allocator::reset_peak() {
   state_->peak = state_->current;
 }
 
+void Device::require_not_capturing(std::string_view operation) const {
+  require(!capturing_, operation,
+          "expected work on device '{}' alone while it is being recorded, got {}; do it before, and hand the "
+          "result in as an input",
+          name(), operation);
+}
+
 void Device::upload(void* to, const void* host, size_t bytes) {
+  require_not_capturing("upload");
   ++uploads_;
   uploaded_bytes_ += static_cast<int64_t>(bytes);
   backend.upload(to, host, bytes);
 }
 
 void Device::download(void* host, const void* from, size_t bytes) {
+  require_not_capturing("download");
   ++downloads_;
   downloaded_bytes_ += static_cast<int64_t>(bytes);
   backend.download(host, from, bytes);
 }
 
+void Device::synchronize() {
+  require_not_capturing("synchronize");
+  backend.synchronize();
+}
+
+void Device::begin_capture() {
+  require(backend.begin_capture != nullptr, "begin_capture", "device '{}' cannot record graphs", name());
+  require_not_capturing("begin_capture");
+  backend.begin_capture();
+  capturing_ = true;
+}
+
+void* Device::end_capture() {
+  require(capturing_, "end_capture", "expected calls that are being recorded on device '{}', got none",
+          name());
+  capturing_ = false;
+  return backend.end_capture();
+}
+
+void Device::launch_graph(void* graph) {
+  require_not_capturing("launch_graph");
+  ++graph_launches_;
+  backend.launch_graph(graph);
+}
+
 DeviceStatistics Device::statistics() const {
-  return {backend.launches ? backend.launches() : 0, uploads_, uploaded_bytes_, downloads_,
+  return {backend.launches ? backend.launches() : 0,
+          graph_launches_,
+          uploads_,
+          uploaded_bytes_,
+          downloads_,
           downloaded_bytes_};
 }
 

@@ -161,7 +161,10 @@ struct RandomKey {
 /// together.
 Tensor random_normal(const Shape& shape, RandomKey key, uint64_t first_row = 0, TensorOptions options = {});
 Tensor random_uniform(const Shape& shape, RandomKey key, uint64_t first_row = 0, TensorOptions options = {});
-/// Zeroes each element with probability p in [0, 1) and scales the others by 1 / (1 - p).
-Tensor dropout(const Tensor& x, double p, RandomKey key);
+/// Zeroes each element with probability p in [0, 1) and scales the others by 1 / (1 - p). `row`: an i64
+/// scalar on x's device in 0 ... 2^32-1, each value of which stands for a mask of its own under the same key;
+/// undefined: row 0. It is read on the device, so that a call that is repeated as it is (tensor/captured.h)
+/// draws new masks.
+Tensor dropout(const Tensor& x, double p, RandomKey key, const Tensor& row = {});
 
 }  // namespace halfstep

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "tensor/cpu/pages.h"
 #include "tensor/cpu/workspace.h"
 #include "tensor/device.h"
+#include "tensor/error.h"
 #include "tensor/nearest.h"
 #include "tensor/tensor.h"
 #include "tests/error_of.h"
@@ -96,6 +98,63 @@ TEST_CASE("allocator: size classes are eighths of powers of two, from 64 bytes o
   }
   CHECK(books.held.empty());
   CHECK(books.wrong_releases == 0);
+}
+
+TEST_CASE("allocator: blocks of an arena are its own until it is gone") {
+  books = {};
+  Allocator allocator(backend());
+  void* const cached = allocator.allocate(1000);
+  allocator.release(cached, 1000);
+  auto arena = std::make_unique<Allocator::Arena>(allocator);
+  void *first = nullptr, *second = nullptr, *third = nullptr;
+  {
+    const Allocator::Arena::Use use(*arena);
+    first = allocator.allocate(1000);
+    CHECK(first == cached);  // what is free is taken first
+    second = allocator.allocate(1000);
+    allocator.release(second, 1000);
+    CHECK(allocator.allocate(1000) == second);  // used again inside
+    allocator.release(second, 1000);
+    third = allocator.allocate(2000);
+  }
+  CHECK(books.allocations == 3);
+  // Outside nobody gets them, whether they are released inside or later.
+  allocator.release(first, 1000);
+  void* const other = allocator.allocate(1000);
+  CHECK(books.allocations == 4);
+  CHECK(other != first);
+  CHECK(other != second);
+  allocator.trim();
+  CHECK(books.held.size() == 4);
+  CHECK(books.wrong_releases == 0);
+  {
+    const Allocator::Arena::Use use(*arena);
+    CHECK(allocator.allocate(1000) == first);  // a second time, the latest first
+    allocator.release(first, 1000);
+  }
+  arena.reset();
+  CHECK(allocator.allocate(1000) == first);
+  CHECK(allocator.allocate(1000) == second);
+  allocator.release(third, 2000);  // released after its arena: an ordinary block
+  CHECK(allocator.allocate(2000) == third);
+  CHECK(books.allocations == 4);
+  CHECK(allocator.current_bytes() == allocator.reserved_bytes());
+}
+
+TEST_CASE("allocator: a full device gives nothing back while an arena is in use") {
+  books = {};
+  Allocator allocator(backend());
+  void* const cached = allocator.allocate(4096);
+  allocator.release(cached, 4096);
+  books.limit = 5000;
+  Allocator::Arena arena(allocator);
+  {
+    const Allocator::Arena::Use use(arena);
+    CHECK_THROWS_AS(allocator.allocate(2048), Error);
+  }
+  CHECK(books.synchronizations == 0);
+  CHECK(allocator.allocate(2048) != nullptr);
+  CHECK(books.synchronizations == 1);
 }
 
 TEST_CASE("allocator: blocks of one class are used again, latest first; others are not touched") {

@@ -18,15 +18,15 @@ struct Coefficients {
   double a, b, c, d, e;
 };
 
-inline Variable analytic(const Coefficients& k, const Variable& z, const std::vector<double>& logsnr) {
+inline Variable analytic(const Coefficients& k, const Variable& z, const NoiseLevels& logsnr) {
   std::vector<double> shift;
-  for (const double l : logsnr) shift.push_back(k.d * std::sin(k.e * l));
+  for (const double l : logsnr.logsnr()) shift.push_back(k.d * std::sin(k.e * l));
   return k.a * z + k.b * tanh(k.c * z) + Variable(per_example(shift, z.rank(), z.options()));
 }
 
 /// Raw output F(z, l; x) for one-image predictions; for `both` F(z, l; x) and F(z, l; eps) side by side.
 inline Network analytic_network(Prediction kind, const Coefficients& x, const Coefficients& eps) {
-  return [=](const Variable& z, const std::vector<double>& logsnr, const Tensor&) {
+  return [=](const Variable& z, const NoiseLevels& logsnr, const Tensor&) {
     const Variable first = analytic(x, z, logsnr);
     return kind == Prediction::both ? concat({first, analytic(eps, z, logsnr)}, -1) : first;
   };

@@ -48,6 +48,14 @@ def pixels(path):
     return b"".join(rows)
 
 
+def statistics(result):
+    """What --stats says: the device, and the numbers of kernels, graphs, uploads and downloads."""
+    counts = re.search(r"(\w+): (\d+) kernels started, (\d+) graphs; (\d+) copies to the device \(.*\), "
+                       r"(\d+) copies from it", result.stderr)
+    check(counts is not None, "--stats", result.stderr)
+    return counts[1], *map(int, counts.groups()[1:])
+
+
 def the_same_pictures_as_the_cpu(folder):
     write_data(folder / "data")
     (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
@@ -55,17 +63,42 @@ def the_same_pictures_as_the_cpu(folder):
     for device in ("cpu", "cuda"):
         result = halfstep(folder, "sample", "run", "--device", device, "--num", 9, "--steps", 4, "--out", f"{device}.png",
                           "--stats")
-        counts = re.search(r"(\w+): (\d+) kernels started; (\d+) copies to the device \(.*\), (\d+) copies from it",
-                           result.stderr)
-        check(counts is not None, "--stats", result.stderr)
-        equal(counts[1], device, "the device that --stats names")
-        check((int(counts[2]) > 100) == (device == "cuda"), "kernels are counted on the GPU", counts[0])
+        name, kernels, graphs, _, _ = statistics(result)
+        equal(name, device, "the device that --stats names")
+        check((kernels > 100) == (device == "cuda"), "kernels are counted on the GPU", kernels)
+        # Every step but the first.
+        equal(graphs, 3 if device == "cuda" else 0, "graphs of the sampler")
     cpu, cuda = pixels(folder / "cpu.png"), pixels(folder / "cuda.png")
     equal(len(cuda), len(cpu), "size of the pictures")
     check(max(cpu) - min(cpu) > 100, "the pictures are not blank", (min(cpu), max(cpu)))
     worst = max(abs(a - b) for a, b in zip(cpu, cuda))
     check(worst <= 1, "pixels within 1 of 255", worst)
     print(f"largest difference of a pixel: {worst} of 255")
+
+
+def only_inputs_are_sent(folder):
+    write_data(folder / "data")
+    (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
+
+    def counts(*arguments):
+        return statistics(halfstep(folder, *arguments, "--device", "cuda", "--stats"))[2:4]
+
+    # What one update more costs: the pictures, their labels, and the table of noise levels.
+    runs = {steps: counts("train", "--config", "tiny.json", "--data", "data", "--out", f"run-{steps}", "--max-steps", steps)
+            for steps in (4, 5)}
+    equal([b - a for a, b in zip(runs[4], runs[5])], [1, 3], "graphs and uploads of an update")
+    equal(runs[4][0], 3, "graphs of four updates")
+    # In a distillation, three tables and the weights of the target.
+    runs = {steps: counts("distill", "run-4", "--data", "data", "--out", f"students-{steps}", "--from-steps", 2,
+                          "--to-steps", 1, "--max-steps", steps) for steps in (4, 5)}
+    equal([b - a for a, b in zip(runs[4], runs[5])], [1, 6], "graphs and uploads of a distillation's update")
+    # A step of sampling: the levels where it ends.
+    samples = {steps: counts("sample", "run-4", "--num", 4, "--steps", steps, "--out", f"{steps}.png") for steps in (4, 5)}
+    equal([b - a for a, b in zip(samples[4], samples[5])], [1, 1], "graphs and uploads of a step of sampling")
+    equal(counts("sample", "run-4", "--num", 4, "--steps", 4, "--out", "off.png", "--graphs", "off")[0], 0, "--graphs off")
+    equal((folder / "off.png").read_bytes(), (folder / "4.png").read_bytes(), "pictures without graphs")
+    # No graph hides which kernel fails.
+    equal(counts("sample", "run-4", "--num", 4, "--steps", 4, "--out", "sync.png", "--debug-sync")[0], 0, "--debug-sync")
 
 
 def trains_and_distils(folder):
@@ -79,6 +112,11 @@ def trains_and_distils(folder):
     halfstep(folder, "distill", "cuda", "--data", "data", "--out", "students", "--from-steps", 2, "--to-steps", 1,
              "--max-steps", 4, "--device", "cuda")
     check((folder / "students" / "student-1").is_dir(), "a student is there")
+    halfstep(folder, "train", "--config", "tiny.json", "--data", "data", "--out", "off", "--device", "cuda", "--graphs", "off")
+    saved = sorted(path.relative_to(folder / "off") for path in (folder / "off").rglob("*.safetensors"))
+    check(saved, "there is a checkpoint")
+    for path in saved:
+        equal((folder / "cuda" / path).read_bytes(), (folder / "off" / path).read_bytes(), f"{path} without graphs")
     # A run continues on another device.
     halfstep(folder, "train", "--config", "tiny.json", "--data", "data", "--out", "cuda", "--device", "cpu", "--resume",
              "--max-steps", 14)
@@ -108,7 +146,7 @@ def gradients_and_errors(folder):
     write_data(folder / "data", side=32)
     (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
     result = halfstep(folder, "train", "--config", "tiny.json", "--data", "data", "--out", "run", "--device", "cuda", code=1,
-                      HALFSTEP_EMULATION_MEMORY="6")
+                      HALFSTEP_EMULATION_MEMORY="14")
     check("[allocate] device 'cuda' has no room for" in result.stderr, "a full device", result.stderr)
 
 
@@ -116,4 +154,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     PROGRAM = os.path.abspath(sys.argv[1])
-    sys.exit(run_in_own_folders([the_same_pictures_as_the_cpu, trains_and_distils, gradients_and_errors], checks))
+    sys.exit(run_in_own_folders([the_same_pictures_as_the_cpu, only_inputs_are_sent, trains_and_distils, gradients_and_errors],
+                                checks))

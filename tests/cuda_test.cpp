@@ -14,9 +14,12 @@
 #include "diffusion/sampler.h"
 #include "diffusion/train_step.h"
 #include "diffusion/trainer.h"
+#include "tensor/captured.h"
 #include "tensor/device.h"
 #include "tensor/ops.h"
 #include "tests/case_results.h"
+#include "tests/error_of.h"
+#include "tests/recorded_training.h"
 #include "tests/tiny_training.h"
 #include "tests/worst.h"
 
@@ -71,6 +74,87 @@ TEST_CASE("cuda: gradients agree with differences in f64, of first and second or
   }
 }
 
+TEST_CASE("cuda: uploads of any size arrive, and work that was there before them sees the old values") {
+  Device& device = cuda();
+  // From one float to more than the ring of pinned memory, which they fill several times over.
+  for (const int64_t n : {1, 63, 64, 1000, 524287, 524288, 524289, 2500000}) {
+    CAPTURE(n);
+    const Tensor target = Tensor::zeros({n}, {DType::f32, &device});
+    std::vector<float> host(static_cast<size_t>(n));
+    std::vector<Tensor> copies;
+    for (int k = 1; k <= 6; ++k) {
+      copies.push_back(target.clone());
+      std::fill(host.begin(), host.end(), static_cast<float>(k));
+      host.back() = static_cast<float>(-k);
+      device.upload(target.array().data, host.data(), host.size() * sizeof(float));
+      std::fill(host.begin(), host.end(), 1000.0f);  // the call has taken them
+    }
+    copies.push_back(target);
+    for (size_t k = 0; k < copies.size(); ++k) {
+      CAPTURE(k);
+      const Tensor first = copies[k].slice(0, 0, 1), last = copies[k].slice(0, n - 1, n);
+      CHECK(last.item() == -static_cast<double>(k));
+      CHECK(first.item() == (n == 1 ? -1 : 1) * static_cast<double>(k));
+      CHECK(sum(copies[k].to(DType::f64)).item() ==
+            static_cast<double>(k) * static_cast<double>(n == 1 ? -1 : n - 2));
+    }
+  }
+}
+
+TEST_CASE("cuda: recorded updates and sampling steps have the bits of those that are not") {
+  check_recorded_training(cuda());
+  check_recorded_sampling(cuda());
+}
+
+TEST_CASE("cuda: what recorded work may not do is an error, and the device goes on") {
+  const Tensor x = Tensor::full({4}, 3, {DType::f32, &cuda()});
+  for (const bool reading : {true, false}) {
+    bool allowed = true;
+    Captured captured;
+    const auto function = [&](const std::vector<Tensor>& in) {
+      const Tensor y = multiply(in[0], in[0]);
+      if (!allowed && reading) y.to_vector<float>();
+      if (!allowed && !reading) cuda().synchronize();
+      return std::vector<Tensor>{y};
+    };
+    captured({x}, function);
+    allowed = false;
+    CHECK(error_of([&] {
+            captured({x}, function);
+          }).starts_with(reading ? "[download] expected" : "[synchronize] expected"));
+    allowed = true;
+    for (int i = 0; i < 3; ++i) CHECK(sum(captured({x}, function)[0]).item() == 36);
+    CHECK(captured.recorded());
+  }
+}
+
+TEST_CASE("cuda: the kernels of a graph are counted when it is started") {
+  const Tensor x = Tensor::full({4}, 3, {DType::f32, &cuda()});
+  Captured captured;
+  const auto function = [](const std::vector<Tensor>& in) {
+    return std::vector<Tensor>{multiply(multiply(in[0], in[0]), in[0])};
+  };
+  for (int i = 0; i < 4; ++i) {
+    const DeviceStatistics before = cuda().statistics();
+    captured({x}, function);
+    const DeviceStatistics after = cuda().statistics();
+    // Two products, and from the second call on a copy of the input.
+    CHECK(after.launches - before.launches == (i == 0 ? 2 : 3));
+    CHECK(after.graph_launches - before.graph_launches == (i == 0 ? 0 : 1));
+  }
+}
+
+TEST_CASE("cuda: a graph keeps its workspace when others need a larger one") {
+  // Sums over long lines join partial sums in the workspace.
+  const auto total = [](const std::vector<Tensor>& in) { return std::vector<Tensor>{sum(in[0], {0})}; };
+  const Tensor small = Tensor::ones({50000, 3}, {DType::f32, &cuda()});
+  Captured captured;
+  for (int i = 0; i < 2; ++i) captured({small}, total);
+  const Tensor large = Tensor::ones({100000, 64}, {DType::f32, &cuda()});
+  CHECK(total({large})[0].to_vector<double>() == std::vector<double>(64, 100000));
+  CHECK(captured({small}, total)[0].to_vector<double>() == std::vector<double>(3, 50000));
+}
+
 TEST_CASE("cuda: NaN is passed on, whatever its bits") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (DType dtype : kDTypes) {
@@ -122,12 +206,12 @@ TensorMap trained(Device& device, int updates, bool distilling, bool& copied) {
     else
       trainer.update(batch);
     const DeviceStatistics after = device.statistics();
-    // The schedule's numbers of each example, and the embedding of its time, are computed on the host, in
+    // The tables of noise levels, and of the weights of a distillation's target, are computed on the host, in
     // double: they alone are sent.
-    const int64_t networks = distilling ? 3 : 1;
-    const int64_t numbers = networks * config.train.batch_size * (2 * config.model.unet.channels + 24);
-    copied = copied || after.downloads != before.downloads ||
-             after.uploaded_bytes - before.uploaded_bytes > numbers * static_cast<int64_t>(sizeof(double));
+    const int64_t tables = distilling ? 4 : 1, rows = distilling ? 3 * 4 + 2 : 4;
+    copied = copied || after.downloads != before.downloads || after.uploads - before.uploads != tables ||
+             after.uploaded_bytes - before.uploaded_bytes !=
+                 rows * config.train.batch_size * static_cast<int64_t>(sizeof(double));
   }
   TensorMap result;
   for (const auto& [name, t] : trainer.weights()) result.emplace(name, t.to(cpu_device()));
@@ -137,7 +221,7 @@ TensorMap trained(Device& device, int updates, bool distilling, bool& copied) {
 
 }  // namespace
 
-TEST_CASE("cuda: ten training updates and a distillation update end where the CPU's do, and fetch nothing") {
+TEST_CASE("cuda: ten training updates and a distillation update end where the CPU's do, and copy little") {
   for (const bool distilling : {false, true}) {
     CAPTURE(distilling);
     const int updates = distilling ? 1 : 10;

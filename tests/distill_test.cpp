@@ -143,8 +143,8 @@ TEST_CASE("distillation target: one DDIM step of a perfect student is two of the
 TEST_CASE("distillation target: the teacher is neither clipped nor re-timed") {
   // A network that predicts x = 3 (outside of [-1, 1]) and notes the logsnr that it is asked at.
   std::vector<double> asked;
-  const Denoiser teacher{[&](const Variable& z, const std::vector<double>& logsnr, const Tensor&) {
-                           asked.insert(asked.end(), logsnr.begin(), logsnr.end());
+  const Denoiser teacher{[&](const Variable& z, const NoiseLevels& logsnr, const Tensor&) {
+                           asked.insert(asked.end(), logsnr.logsnr().begin(), logsnr.logsnr().end());
                            return Variable(Tensor::full(z.shape(), 3, z.options()));
                          },
                          Prediction::x};
@@ -158,9 +158,8 @@ TEST_CASE("distillation target: the teacher is neither clipped nor re-timed") {
 
 TEST_CASE("distillation: the teacher's parameters do not change and get no gradient; the student's do") {
   const auto network_of = [](const Variable& gain) {
-    return Denoiser{
-        [gain](const Variable& z, const std::vector<double>&, const Tensor&) { return tanh(gain * z); },
-        Prediction::v};
+    return Denoiser{[gain](const Variable& z, const NoiseLevels&, const Tensor&) { return tanh(gain * z); },
+                    Prediction::v};
   };
   const Variable teacher_gain(Tensor::from(std::vector<float>{0.3f, -0.7f}, {2}), true);
   const Variable student_gain(teacher_gain.value().clone(), true);
@@ -186,7 +185,7 @@ TEST_CASE("distillation: the teacher's parameters do not change and get no gradi
 TEST_CASE("distillation loss: zero for a student that already does what two teacher steps do") {
   // If x_hat is the same everywhere, two steps are one: the student that equals the teacher has nothing to
   // learn.
-  const Denoiser constant{[](const Variable& z, const std::vector<double>&, const Tensor&) {
+  const Denoiser constant{[](const Variable& z, const NoiseLevels&, const Tensor&) {
                             return Variable(Tensor::full(z.shape(), 0.25, z.options()));
                           },
                           Prediction::x};
@@ -201,7 +200,7 @@ TEST_CASE("distillation loss: zero for a student that already does what two teac
 TEST_CASE("distillation: labels reach both networks") {
   int calls = 0;
   const Tensor label = Tensor::from(std::vector<int64_t>{4, 9}, {2}, {DType::i64});
-  const Denoiser network{[&](const Variable& z, const std::vector<double>&, const Tensor& given) {
+  const Denoiser network{[&](const Variable& z, const NoiseLevels&, const Tensor& given) {
                            ++calls;
                            CHECK(given.to_vector<int64_t>() == std::vector<int64_t>{4, 9});
                            return z;

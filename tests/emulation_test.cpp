@@ -192,8 +192,6 @@ TEST_CASE("emulation: a captured graph runs as often as it is launched") {
   REQUIRE(cudaStreamBeginCapture(scene.stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
   launch_add_one(scene.data, scene.stream);
   launch_right(scene.data, scene.stream);
-  CHECK(cudaStreamSynchronize(scene.stream) == cudaErrorStreamCaptureUnsupported);
-  cudaGetLastError();
   REQUIRE(cudaStreamEndCapture(scene.stream, &graph) == cudaSuccess);
   REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
   CHECK(scene.values()[0] == 0);  // recorded, not run
@@ -201,6 +199,39 @@ TEST_CASE("emulation: a captured graph runs as often as it is launched") {
   CHECK(scene.values()[0] == 63 + 3);
   cudaGraphExecDestroy(executable);
   cudaGraphDestroy(graph);
+}
+
+TEST_CASE("emulation: what cannot be recorded loses the recording") {
+  Scene scene(64);
+  void* memory = nullptr;
+  const auto outcome = [&](cudaStreamCaptureMode mode, auto call, cudaError_t expected) {
+    REQUIRE(cudaStreamBeginCapture(scene.stream, mode) == cudaSuccess);
+    launch_add_one(scene.data, scene.stream);
+    CHECK(call() == expected);
+    cudaGraph_t graph = nullptr;
+    const cudaError_t status = cudaStreamEndCapture(scene.stream, &graph);
+    CHECK((graph != nullptr) == (status == cudaSuccess));
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    return status;
+  };
+  const auto synchronize = [&] { return cudaStreamSynchronize(scene.stream); };
+  const auto allocate = [&] { return cudaMalloc(&memory, 64); };
+  const auto allocate_in_order = [&] { return cudaMallocAsync(&memory, 64, scene.stream); };
+  const auto release = [&] { return cudaFree(memory); };
+  CHECK(outcome(cudaStreamCaptureModeRelaxed, synchronize, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(outcome(cudaStreamCaptureModeRelaxed, allocate_in_order, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(outcome(cudaStreamCaptureModeGlobal, allocate, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(outcome(cudaStreamCaptureModeRelaxed, allocate, cudaSuccess) == cudaSuccess);
+  CHECK(outcome(cudaStreamCaptureModeGlobal, release, cudaErrorStreamCaptureUnsupported) ==
+        cudaErrorStreamCaptureInvalidated);
+  CHECK(cudaFree(memory) == cudaSuccess);
+  CHECK(scene.values()[0] == 0);  // nothing of it ran
+  launch_add_one(scene.data, scene.stream);
+  CHECK(scene.values()[0] == 1);  // and the stream works as before
 }
 
 TEST_CASE("emulation: instructions and memory traffic are counted") {

@@ -86,7 +86,7 @@ TEST_CASE("an evaluation repeats itself, and knows data from noise") {
   config.train.eval_steps = 4;
   // A denoiser that always predicts x = 0.7, another that returns its noise.
   const auto constant = [](double value) {
-    return Denoiser{[value](const Variable& z, const std::vector<double>&, const Tensor&) {
+    return Denoiser{[value](const Variable& z, const NoiseLevels&, const Tensor&) {
                       return Variable(Tensor::full(z.shape(), value));
                     },
                     Prediction::x};

@@ -140,7 +140,7 @@ TEST_CASE("Algorithm 1: the training loss is that of the parts, and reaches the 
   const Tensor x = normal({3, 2, 2, 1}, 10), eps = normal({3, 2, 2, 1}, 11);
   const std::vector<double> t = {0, 0.3, 1};
   const Variable gain(Tensor::scalar(0.7, {DType::f64}), true);
-  const Denoiser model{[&](const Variable& z, const std::vector<double>&, const Tensor&) { return gain * z; },
+  const Denoiser model{[&](const Variable& z, const NoiseLevels&, const Tensor&) { return gain * z; },
                        Prediction::v};
   const Variable loss = diffusion_loss(model, LossWeight::snr_plus_1, CosineSchedule{}, x, {}, t, eps);
 

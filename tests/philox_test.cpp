@@ -98,6 +98,23 @@ TEST_CASE("every device draws the same bits, in f32 and f64") {
     }
 }
 
+TEST_CASE("dropout: the row of the mask is read on the device") {
+  const RandomKey key{99, 1};
+  const int64_t n = 1001, row = 77;
+  for (DType dtype : {DType::f32, DType::f64})
+    for (Device* device : {&cpu_device(), &reference_device(), &unreadable_device()}) {
+      const TensorOptions options{dtype, device};
+      const Tensor number = Tensor::zeros({}, {DType::i64, device});
+      const Tensor x = Tensor::ones({n}, options);
+      CHECK(dropout(x, 0.25, key, number).to_vector<double>() == dropout(x, 0.25, key).to_vector<double>());
+      number.fill_(static_cast<double>(row));
+      const auto y = dropout(x, 0.25, key, number).to_vector<double>();
+      const auto u = random_uniform({1, n}, key, row, options).to_vector<double>();
+      const auto kept = dtype == DType::f32 ? static_cast<double>(1.0f / 0.75f) : 1 / 0.75;
+      for (size_t i = 0; i < y.size(); ++i) CHECK(y[i] == (u[i] >= 0.25 ? kept : 0));
+    }
+}
+
 TEST_CASE("normals are pinned: these bits may never change, or old runs could not be repeated") {
   // Box-Muller in double from the same words gives 0.3804007340, -0.2962778897, -0.2492334241, -1.0038372517.
   const uint32_t pinned[4] = {0x3ec2c3e4, 0xbe97b1be, 0xbe7f370d, 0xbf807dbd};

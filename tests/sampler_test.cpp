@@ -18,7 +18,7 @@ Denoiser smooth_denoiser() { return {analytic_network(Prediction::v, kSmooth, kS
 
 /// Knows the data: predicts x = `value` everywhere.
 Denoiser knowing_denoiser(double value) {
-  return {[value](const Variable& z, const std::vector<double>&, const Tensor&) {
+  return {[value](const Variable& z, const NoiseLevels&, const Tensor&) {
             return Variable(Tensor::full(z.shape(), value, z.options()));
           },
           Prediction::x};
@@ -144,7 +144,7 @@ TEST_CASE("sampling: records nothing, passes labels on") {
   const Variable gain(Tensor::scalar(0.5), true);
   const Tensor label = Tensor::from(std::vector<int64_t>{7}, {1}, {DType::i64});
   int calls = 0;
-  const Denoiser denoiser{[&](const Variable& z, const std::vector<double>& logsnr, const Tensor& given) {
+  const Denoiser denoiser{[&](const Variable& z, const NoiseLevels& logsnr, const Tensor& given) {
                             ++calls;
                             CHECK_FALSE(is_recording());
                             CHECK(logsnr.size() == 1);

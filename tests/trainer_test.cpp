@@ -9,6 +9,7 @@
 #include "diffusion/checkpoint.h"
 #include "tensor/files.h"
 #include "tests/error_of.h"
+#include "tests/recorded_training.h"
 #include "tests/temporary_folder.h"
 #include "tests/tiny_training.h"
 #include "tests/unreadable_backend.h"
@@ -164,6 +165,36 @@ TEST_CASE("one update runs on a device whose memory the host cannot read, and re
   };
   for (bool distilling : {false, true})
     check_equal_bits(run(unreadable_device(), distilling), run(reference_device(), distilling));
+}
+
+TEST_CASE("recorded updates and sampling steps have the bits of those that are not") {
+  check_recorded_training(unreadable_device());
+  check_recorded_sampling(unreadable_device());
+}
+
+TEST_CASE("a trainer that starts anew, and another teacher, forget what was recorded") {
+  const Config config = tiny_config();
+  Device& device = unreadable_device();
+  const Dataset data = tiny_data();
+  const Batch batch = BatchSource(data, 4, 1, true, device).batch(0);
+  UNet first(config.model.unet, 3, {DType::f32, &device}),
+      second(config.model.unet, 4, {DType::f32, &device});
+  const auto run = [&](bool graphs) {
+    const GraphsSwitched switched(device, graphs);
+    Trainer trainer(config, device);
+    randomise(trainer);
+    const TensorMap start = trainer.weights();
+    for (const UNet* teacher : {&first, &second}) {
+      randomise(trainer);
+      const Denoiser denoiser = make_denoiser(*teacher, config.model.prediction);
+      for (int i = 0; i < 3; ++i) trainer.update(batch, denoiser, 4);
+      for (int i = 0; i < 3; ++i) trainer.update(batch);
+    }
+    TensorMap result;
+    for (const auto& [name, t] : trainer.state()) result.emplace(name, t.to(cpu_device()));
+    return result;
+  };
+  check_equal_bits(run(true), run(false));
 }
 
 TEST_CASE("updates that are not finite are skipped and counted") {

@@ -108,10 +108,11 @@ TEST_CASE("logsnr embedding: the range of the linear input, and what it refuses"
   config.logsnr_input = LogsnrInput::linear;
   config.logsnr_min = -4;
   config.logsnr_max = 12;
-  CHECK(logsnr_to_input(config, -4) == 0);
-  CHECK(logsnr_to_input(config, 8) == 0.75);
-  CHECK(logsnr_to_input(config, 20) == 1.5);  // not clipped
-  CHECK_THROWS_WITH_AS(logsnr_embedding(config, {NAN}), doctest::Contains("[logsnr_embedding]"), Error);
+  CHECK(logsnr_input(config, {-4, 8, 20}, cpu_device()).to_vector<double>() ==
+        std::vector<double>{0, 0.75, 1.5});  // not clipped
+  const Tensor frequencies = embedding_frequencies(config.channels, cpu_device());
+  CHECK_THROWS_WITH_AS(logsnr_embedding(config, {NAN}, frequencies, DType::f32),
+                       doctest::Contains("[logsnr_embedding]"), Error);
   CHECK_THROWS_WITH_AS(logsnr_input_by_name("log"), doctest::Contains("linear, sigmoid or inv_cos, got log"),
                        Error);
 }
@@ -400,5 +401,5 @@ TEST_CASE("UNet: what does not fit is named") {
   CHECK_NOTHROW(classes(z, kLogsnr, two_labels, context));
   CHECK_THROWS_WITH_AS(classes(z, kLogsnr, {}, context), doctest::Contains("expects an i64 label"), Error);
   CHECK_THROWS_WITH_AS(classes(z, kLogsnr, labels(conditional, {2, 0}), context),
-                       doctest::Contains("expected indices in 0..1, got 2"), Error);
+                       doctest::Contains("expected labels in 0 ... 1, got 2"), Error);
 }

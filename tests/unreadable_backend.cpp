@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "tensor/backend_entries.h"
@@ -12,9 +13,12 @@
 namespace halfstep {
 namespace {
 
+using Calls = std::vector<std::function<void()>>;
+
 struct Machine {
   std::map<void*, size_t> blocks;  ///< page-aligned, protected
-  std::vector<std::function<void()>> queue;
+  Calls queue;
+  std::unique_ptr<Calls> graph;  ///< set while calls are recorded instead of queued
   int64_t downloads = 0;
 
   void protect(int access) {
@@ -22,6 +26,7 @@ struct Machine {
       require(mprotect(memory, bytes, access) == 0, "unreadable", "mprotect failed");
   }
   void drain() {
+    require(!graph, "unreadable", "expected no wait while calls are recorded");
     if (queue.empty()) return;
     protect(PROT_READ | PROT_WRITE);
     for (auto& call : queue) call();
@@ -65,13 +70,14 @@ void download(void* host, const void* device, size_t bytes) {
   machine().protect(PROT_NONE);
 }
 
-/// Wraps any entry of the table: the call is queued with copies of its arguments, which are plain values.
+/// Wraps any entry of the table: the call is queued with copies of its arguments.
 template <auto Entry>
 struct Queued;
 template <class... Args, void (*Backend::*Entry)(Args...)>
 struct Queued<Entry> {
   static void call(Args... args) {
-    machine().queue.push_back([=] { (reference_backend().*Entry)(args...); });
+    Calls& calls = machine().graph ? *machine().graph : machine().queue;
+    calls.push_back(later<Entry>(reference_backend(), args...));
   }
 };
 
@@ -84,6 +90,13 @@ Backend make_backend() {
   b.upload = upload;
   b.download = download;
   b.synchronize = [] { machine().drain(); };
+  b.begin_capture = [] { machine().graph = std::make_unique<Calls>(); };
+  b.end_capture = []() -> void* { return machine().graph.release(); };
+  b.launch_graph = [](void* graph) {
+    const Calls& calls = *static_cast<Calls*>(graph);
+    machine().queue.insert(machine().queue.end(), calls.begin(), calls.end());
+  };
+  b.destroy_graph = [](void* graph) { delete static_cast<Calls*>(graph); };
   for_each_entry([&]<auto Entry>(std::string_view) { b.*Entry = Queued<Entry>::call; });
   return b;
 }

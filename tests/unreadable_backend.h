@@ -7,7 +7,8 @@
 
 namespace halfstep {
 
-/// The kernels are those of the reference backend. Calls run at download, upload or synchronize.
+/// The kernels are those of the reference backend. Calls run at download, upload or synchronize. It has
+/// graphs.
 Device& unreadable_device();
 
 /// Downloads since the process started: to prove that a training step reads nothing back.

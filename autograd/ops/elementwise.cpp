@@ -129,10 +129,13 @@ Variable where(const Tensor& condition, const Variable& a, const Variable& b) {
                 });
 }
 
-Variable dropout(const Variable& x, double p, RandomKey key) {
+Variable dropout(const Variable& x, double p, RandomKey key, const Tensor& row) {
   // The mask is not kept: the same place in the random sequence gives it again.
-  return record("dropout", dropout(x.value(), p, key), {x},
-                [p, key](const Variable& g) -> std::vector<Variable> { return {dropout(g, p, key)}; });
+  const auto saved = row.defined() ? std::optional<SavedTensor>(row) : std::nullopt;
+  return record("dropout", dropout(x.value(), p, key, row), {x},
+                [p, key, saved](const Variable& g) -> std::vector<Variable> {
+                  return {dropout(g, p, key, saved ? saved->get() : Tensor())};
+                });
 }
 
 }  // namespace halfstep

@@ -2,10 +2,10 @@
 // nvcc's host code calls to register and launch kernels.
 //
 // Streams are queues that run as late as they may: when the host waits for them. So a program that forgets to
-// wait sees that its results are not there. When several streams have work, the next piece comes from a
-// random one, within the order that events demand. A copy from ordinary (pageable) host memory takes its
-// source at the call, as the real runtime does; a copy from pinned memory takes it when the stream gets
-// there.
+// wait sees that its results are not there. In the modes with random order, other streams' work may run at
+// any moment before that, too, within the order that events demand. A copy from ordinary (pageable) host
+// memory takes its source at the call, as the real runtime does; a copy from pinned memory takes it when the
+// stream gets there.
 #include <cuda_runtime_api.h>
 #include <fmt/core.h>
 #include <signal.h>
@@ -61,6 +61,8 @@ struct Graph {
 struct Stream {
   std::deque<Work> queue;
   std::unique_ptr<Graph> capture;  ///< set while work is recorded instead of queued
+  cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+  bool capture_invalidated = false;  ///< by a call that cannot be recorded
 };
 
 struct Runtime {
@@ -144,8 +146,13 @@ void drain_until(Done done) {
   }
 }
 
-/// Runs one stream to its end, and of the others only what it waits for.
+/// Runs one stream to its end, and of the others only what it waits for; in random order whatever may run
+/// before.
 void drain(Stream& s) {
+  if (options().mode != Mode::fast) {
+    drain_until([&] { return s.queue.empty(); });
+    return;
+  }
   while (!s.queue.empty()) {
     const Work& w = s.queue.front();
     if (!may_run(s)) {
@@ -180,6 +187,19 @@ void drain_all() {
 /// Findings of kernels become an error of the device, as an illegal access does on a real one.
 cudaError_t pending_error() {
   return halfstep::emulation::take_failure() ? set_error(cudaErrorIllegalAddress) : cudaSuccess;
+}
+
+/// The answer to a call that cannot be recorded: the whole recording is lost, as on a real one.
+cudaError_t invalidate_capture(Stream& s) {
+  s.capture_invalidated = true;
+  return set_error(cudaErrorStreamCaptureUnsupported);
+}
+
+/// For calls that may wait for the device: only relaxed recording goes on in spite of them.
+cudaError_t while_capturing() {
+  for (Stream* s : runtime().streams)
+    if (s->capture && s->capture_mode != cudaStreamCaptureModeRelaxed) return invalidate_capture(*s);
+  return cudaSuccess;
 }
 
 void add(Stream& s, Work work) {
@@ -222,7 +242,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, Stream& s, bool wait)
     add(s, {[=] { move(bytes_of(from, bytes, halfstep::emulation::Access::read)); }});
   }
   // A copy to pageable host memory is complete when the call returns.
-  if (s.capture) return wait ? set_error(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+  if (s.capture) return wait ? invalidate_capture(s) : cudaSuccess;
   if (wait || (!is_device(to) && !is_pinned(to))) {
     drain(s);
     return pending_error();
@@ -513,6 +533,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidResourceHandle";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
     case cudaErrorNotReady:
       return "cudaErrorNotReady";
     default:
@@ -537,6 +559,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "unspecified launch failure";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
     default:
       return cudaGetErrorName(error);
   }
@@ -546,6 +570,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 cudaError_t cudaMalloc(void** device, size_t bytes) {
   Lock lock(runtime().mutex);
+  if (const cudaError_t refused = while_capturing(); refused != cudaSuccess) return refused;
   const uint64_t address = bytes ? halfstep::emulation::allocate_device(bytes) : 0;
   if (bytes && !address) return set_error(cudaErrorMemoryAllocation);
   if (bytes && options().mode == Mode::check) halfstep::emulation::check_allocated(address, bytes);
@@ -562,11 +587,17 @@ static void free_now(void* device) {
 cudaError_t cudaFree(void* device) {
   Lock lock(runtime().mutex);
   if (!device) return cudaSuccess;
+  if (const cudaError_t refused = while_capturing(); refused != cudaSuccess) return refused;
   drain_all();  // the real one waits for the device, too
   free_now(device);
   return pending_error();
 }
-cudaError_t cudaMallocAsync(void** device, size_t bytes, cudaStream_t) { return cudaMalloc(device, bytes); }
+cudaError_t cudaMallocAsync(void** device, size_t bytes, cudaStream_t stream) {
+  Lock lock(runtime().mutex);
+  // A real one would put an allocation into the graph, which this one does not know.
+  if (stream_of(stream).capture) return invalidate_capture(stream_of(stream));
+  return cudaMalloc(device, bytes);
+}
 cudaError_t cudaFreeAsync(void* device, cudaStream_t stream) {
   Lock lock(runtime().mutex);
   if (device) add(stream_of(stream), {[=] { free_now(device); }});
@@ -659,12 +690,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Lock lock(runtime().mutex);
   Stream& s = stream_of(stream);
-  if (s.capture) return set_error(cudaErrorStreamCaptureUnsupported);
+  if (s.capture) return invalidate_capture(s);
   drain(s);
   return pending_error();
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   Lock lock(runtime().mutex);
+  if (stream_of(stream).capture) return invalidate_capture(stream_of(stream));
   return stream_of(stream).queue.empty() ? pending_error() : cudaErrorNotReady;
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
@@ -730,18 +762,23 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   Lock lock(runtime().mutex);
   Stream& s = stream_of(stream);
   if (&s == &runtime().null_stream || s.capture) return set_error(cudaErrorStreamCaptureUnsupported);
   s.capture = std::make_unique<Graph>();
+  s.capture_mode = mode;
+  s.capture_invalidated = false;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   Lock lock(runtime().mutex);
   Stream& s = stream_of(stream);
   if (!s.capture) return set_error(cudaErrorIllegalState);
-  *graph = reinterpret_cast<cudaGraph_t>(s.capture.release());
+  const auto recorded = std::move(s.capture);
+  *graph = nullptr;
+  if (s.capture_invalidated) return set_error(cudaErrorStreamCaptureInvalidated);
+  *graph = reinterpret_cast<cudaGraph_t>(new Graph(std::move(*recorded)));
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {

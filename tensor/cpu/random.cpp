@@ -37,9 +37,10 @@ void dropout_of(const DropoutArgs& args) {
   const T scale = static_cast<T>(1 / (1 - args.p));
   const T* const x = args.x.as<const T>();
   T* const y = args.y.as<T>();
-  parallel_for((n + 3) / 4, kGrain, [&args, n, p, scale, x, y](int64_t begin, int64_t end) {
+  const uint64_t row = args.row.absent() ? 0 : static_cast<uint64_t>(*args.row.as<int64_t>());
+  parallel_for((n + 3) / 4, kGrain, [&args, n, p, scale, x, y, row](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      const philox::Block words = philox::words(args.seed, args.stream, 0, block);
+      const philox::Block words = philox::words(args.seed, args.stream, row, block);
       for (int64_t i = block * 4, j = 0; i < std::min(n, block * 4 + 4); ++i, ++j) {
         y[i] = philox::uniform(words.word[j]) >= p ? x[i] * scale : T(0);
       }

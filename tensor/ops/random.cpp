@@ -30,12 +30,21 @@ Tensor random_uniform(const Shape& shape, RandomKey key, uint64_t first_row, Ten
   return random(RandomKind::uniform, shape, key, first_row, options);
 }
 
-Tensor dropout(const Tensor& x, double p, RandomKey key) {
+Tensor dropout(const Tensor& x, double p, RandomKey key, const Tensor& row) {
   require_floating(x, "dropout");
   require(p >= 0 && p < 1, "dropout", "expected a probability in [0, 1), got {}", p);
+  if (row.defined())
+    require(row.dtype() == DType::i64 && row.numel() == 1 && &row.device() == &x.device(), "dropout",
+            "expected the row as an i64 scalar on '{}', got {} {} on '{}'", x.device().name(),
+            name_of(row.dtype()), str(row.shape()), row.device().name());
   const Tensor xc = x.contiguous();
   Tensor y = Tensor::empty(x.shape(), x.options());
-  backend_of(x).dropout({.x = xc.array(), .y = y.array(), .p = p, .seed = key.seed, .stream = key.stream});
+  backend_of(x).dropout({.x = xc.array(),
+                         .y = y.array(),
+                         .p = p,
+                         .seed = key.seed,
+                         .stream = key.stream,
+                         .row = row.defined() ? row.array() : Array{}});
   return y;
 }
 

@@ -163,6 +163,8 @@ TEST_CASE("errors of operations") {
       {"probability", [&] { dropout(m43, 1, {}); }, "[dropout] expected a probability in [0, 1), got 1"},
       {"probability is not a number", [&] { dropout(m43, NAN, {}); },
        "[dropout] expected a probability in [0, 1), got nan"},
+      {"row of dropout", [&] { dropout(m43, 0.5, {}, ones({2}, DType::i64)); },
+       "[dropout] expected the row as an i64 scalar on 'cpu', got i64 (2,) on 'cpu'"},
       {"bounds", [] { clamp(leaf({2}), 2, 1); }, "[clamp] expected low <= high, got 2 and 1"},
       {"pictures without channels",
        [] {

@@ -1,6 +1,7 @@
 // Shapes and tensors.
 #include <doctest/doctest.h>
 
+#include "tensor/device.h"
 #include "tensor/ops.h"
 #include "tests/errors/rows.h"
 
@@ -78,5 +79,64 @@ TEST_CASE("errors of shapes and tensors") {
        },
        "[copy_] expected a tensor on 'cpu', got one on 'reference'; use to(device)"},
       {"copy of another shape", [&] { m43.copy_(ones({4})); }, "[expand] (4,) does not broadcast to (4, 3)*"},
+  });
+}
+
+namespace {
+
+/// A device that can record, if only in name.
+Device& recording_device() {
+  static const Backend backend = [] {
+    Backend b = reference_backend();
+    b.name = "recorder";
+    b.begin_capture = [] {};
+    b.end_capture = []() -> void* { return nullptr; };
+    return b;
+  }();
+  static Device device(backend);
+  return device;
+}
+
+/// Misuse of a device whose calls are being recorded.
+std::function<void()> recorded(const std::function<void()>& misuse) {
+  return [misuse] {
+    struct Recording {
+      Recording() { recording_device().begin_capture(); }
+      ~Recording() { recording_device().end_capture(); }
+    } recording;
+    misuse();
+  };
+}
+
+}  // namespace
+
+TEST_CASE("errors of recorded work") {
+  const TensorOptions options{DType::f32, &recording_device()};
+  const Tensor there = Tensor::ones({2}, options);
+  check_rows({
+      {"an upload", recorded([&] { Tensor::from(std::vector<float>{1}, {1}, options); }),
+       "[upload] expected work on device 'recorder' alone while it is being recorded, got upload; do it "
+       "before, and "
+       "hand the result in as an input"},
+      {"a download", recorded([&] { there.to_vector<float>(); }),
+       "[download] expected work on device 'recorder' alone while it is being recorded, got download; *"},
+      {"waiting", recorded([] { recording_device().synchronize(); }),
+       "[synchronize] expected work on device 'recorder' alone while it is being recorded, got synchronize; "
+       "*"},
+      {"recording in a recording", recorded([] { recording_device().begin_capture(); }),
+       "[begin_capture] expected work on device 'recorder' alone while it is being recorded, got "
+       "begin_capture; *"},
+      {"a device that records nothing", [] { cpu_device().begin_capture(); },
+       "[begin_capture] device 'cpu' cannot record graphs"},
+      {"the end without a beginning", [] { recording_device().end_capture(); },
+       "[end_capture] expected calls that are being recorded on device 'recorder', got none"},
+      {"two arenas at once",
+       [] {
+         Allocator& allocator = recording_device().allocator;
+         Allocator::Arena first(allocator), second(allocator);
+         const Allocator::Arena::Use use(first);
+         const Allocator::Arena::Use again(second);
+       },
+       "[arena] expected one arena in use at a time, got a second one"},
   });
 }

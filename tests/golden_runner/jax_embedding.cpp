@@ -18,26 +18,30 @@ int64_t width_of(const std::string& name) {
 }
 
 void run(GoldenRun& run) {
+  Device& device = *run.options().device;
   for (const auto& output : run.golden.facts.at("outputs").items()) {
     const std::vector<std::string> parts = split(output.key());
     require(parts.size() == 2, "golden", "expected <input type>/<result>, got {}", output.key());
     if (parts[0] == "direct") {
       // t as it is: times 1000, divided by max_time, which must be 1000.
       require(parts[1].ends_with("_maxtime1000"), "golden", "expected max_time 1000 in {}", output.key());
+      const std::vector<double> values = run.values("in/timesteps_direct");
+      const Tensor t = Tensor::from(values, {static_cast<int64_t>(values.size())}, {DType::f64, &device});
+      const int64_t width = width_of(parts[1]);
       run.output(output.key(),
-                 sinusoidal_embedding(run.values("in/timesteps_direct"), width_of(parts[1]), run.options()));
+                 sinusoidal_embedding(t, embedding_frequencies(width, device), width, run.options().dtype));
       continue;
     }
     UNetConfig config;
     config.logsnr_input = logsnr_input_by_name(parts[0]);
     const std::vector<double> logsnr = run.values("in/logsnr");
     if (parts[1] == "logsnr_input") {
-      std::vector<double> arguments;
-      for (const double l : logsnr) arguments.push_back(logsnr_to_input(config, l));
-      run.output(output.key(), arguments);
+      run.output(output.key(), logsnr_input(config, logsnr, device).to(run.options().dtype));
     } else {
       config.channels = width_of(parts[1]);
-      run.output(output.key(), logsnr_embedding(config, logsnr, run.options()));
+      run.output(output.key(),
+                 logsnr_embedding(config, logsnr, embedding_frequencies(config.channels, device),
+                                  run.options().dtype));
     }
   }
 }

@@ -72,10 +72,10 @@ void run(GoldenRun& run) {
           "golden", "expected {} parameters, the network has {}", facts.value("n_params", int64_t{0}),
           parameter_count(net));
 
-  std::vector<double> arguments;
-  for (const double l : run.values("in/logsnr")) arguments.push_back(logsnr_to_input(net.config, l));
   const UNetResult result = evaluate(net, golden, run.options());
-  run.output("emb/logsnr_input", arguments);
+  run.output(
+      "emb/logsnr_input",
+      logsnr_input(net.config, run.values("in/logsnr"), *run.options().device).to(run.options().dtype));
   run.output("emb/sinusoid", result.sinusoids);
   run.output("emb/dense1", result.dense1);
   if (net.class_emb) run.output("emb/class_emb", result.conditioning - result.dense1);
@@ -161,7 +161,7 @@ UNetResult evaluate(const UNet& net, const GoldenCase& golden, TensorOptions opt
   const Variable x(golden.tensor("in/x", options), true);
   ForwardContext context;  // without dropout, as the case
   UNetResult result;
-  result.sinusoids = Variable(logsnr_embedding(net.config, logsnr, options));
+  result.sinusoids = Variable(logsnr_embedding(net.config, logsnr, net.frequencies, options.dtype));
   result.dense1 = net.dense1(silu(net.dense0(result.sinusoids)));
   result.conditioning = net.conditioning(logsnr, label);
   result.out = net(x, logsnr, label, context);
