@@ -29,23 +29,33 @@ void Optimizer::set_learning_rate(double lr) {
 std::vector<Tensor> Optimizer::begin_update(OptimizerControlArgs clipping) {
   require(learning_rate_.defined(), name_,
           "expected a learning rate before the first update, got none; call set_learning_rate() or step(lr)");
-  std::vector<Tensor> gradients;
-  bool any = false;
+  std::vector<Tensor> gradients, given;
   for (const NamedVariable& parameter : parameters_) {
     detail::require_unchanged(name_, parameter, shapes_[gradients.size()]);
     const Variable& p = parameter.variable;
-    any = any || p.grad().defined();
-    gradients.push_back(p.grad().defined() ? p.grad().value().contiguous()
-                                           : Tensor::zeros(p.shape(), p.options()));
+    if (p.grad().defined())
+      given.push_back(gradients.emplace_back(p.grad().value().contiguous()));
+    else
+      gradients.push_back(zero_gradient(p));
   }
-  require(any, name_, "expected a parameter with a gradient, got none; call backward() before step()");
+  require(!given.empty(), name_,
+          "expected a parameter with a gradient, got none; call backward() before step()");
 
-  const Tensor sum_squares = sum_of_squares(gradients);
+  const Tensor sum_squares = sum_of_squares(given);
   clipping.control = control_.array();
   clipping.sum_squares = sum_squares.array();
   control_.device().backend.optimizer_control(clipping);
   control_.bump_version();
   return gradients;
+}
+
+Tensor Optimizer::zero_gradient(const Variable& parameter) {
+  if (!zeros_.defined()) {
+    int64_t largest = 0;
+    for (const Shape& shape : shapes_) largest = std::max(largest, numel(shape));
+    zeros_ = Tensor::zeros({largest}, parameter.options());
+  }
+  return zeros_.slice(0, 0, parameter.numel()).reshape(parameter.shape());
 }
 
 std::vector<Tensor> Optimizer::zeros_like_parameters() const {

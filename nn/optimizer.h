@@ -55,7 +55,11 @@ class Optimizer {
   Tensor learning_rate_;  ///< f64 scalar; undefined before set_learning_rate()
 
  private:
+  /// The gradient of a parameter that has none.
+  Tensor zero_gradient(const Variable& parameter);
+
   std::string_view name_;
+  Tensor zeros_;               ///< for all zero gradients, made when the first is needed
   std::vector<Shape> shapes_;  ///< of the parameters when the optimiser met them
 };
 

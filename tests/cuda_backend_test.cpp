@@ -140,3 +140,27 @@ TEST_CASE("bf16: matrix products") {
     });
   }
 }
+
+TEST_CASE("lists: hundreds of arrays in some launches") {
+  std::vector<Host<float>> hosts;
+  for (int i = 0; i < 300; ++i) hosts.push_back(random_host<float>({5}));
+  std::vector<Array> arrays;
+  for (const Host<float>& host : hosts) arrays.push_back(host.array());
+  Host<double> control({4}), one(Shape{}, 1);
+  std::vector<AdamParameter> adam;
+  std::vector<AveragedArray> averages;
+  for (size_t i = 0; i + 4 <= arrays.size(); i += 4)
+    adam.push_back({arrays[i], arrays[i + 1], arrays[i + 2], arrays[i + 3]});
+  for (size_t i = 0; i + 2 <= arrays.size(); i += 2) averages.push_back({arrays[i], arrays[i + 1]});
+  const Backend& cuda = *probe_cuda().backend;
+  const auto launches_of = [&](const std::function<void(const Backend&)>& f) {
+    const int64_t before = cuda.launches();
+    f(mirrored(cuda));
+    return cuda.launches() - before;
+  };
+  CHECK(launches_of([&](const Backend& b) { b.sum_of_squares({arrays, one.array()}); }) == 3);
+  CHECK(launches_of([&](const Backend& b) {
+          b.adam({.list = adam, .control = control.array(), .learning_rate = one.array()});
+        }) == 1);
+  CHECK(launches_of([&](const Backend& b) { b.moving_average({averages, one.array()}); }) == 1);
+}

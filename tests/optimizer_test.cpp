@@ -439,6 +439,24 @@ TEST_CASE("optimisers and averages: what a device was asked to do in one update,
   check_repeated<Sgd>(SgdConfig{.momentum = 0.9, .max_grad_norm = 1});
 }
 
+TEST_CASE("optimisers: a parameter without a gradient costs the device no call") {
+  const auto there = [](const std::vector<double>& v) {
+    return Variable(leaf(v).value().to(recording_device()), true);
+  };
+  Variable used = there({1, 2}), unused = there({3, 4, 5}), scalar(Tensor::ones({}, used.options()), true);
+  Adam adam({{"unused", unused}, {"used", used}, {"scalar", scalar}}, {.l2 = 0.1});
+  set_grad(used, {1, 1});
+  adam.step(0.1);
+  CHECK(calls_of([&] { adam.apply(); }).size() == 3);
+  // As with a gradient of zeros: l2 alone moves it.
+  Variable same = leaf({3, 4, 5});
+  Adam other({{"same", same}}, {.l2 = 0.1});
+  set_grad(same, {0, 0, 0});
+  for (int step = 0; step < 2; ++step) other.step(0.1);
+  for (size_t i = 0; i < 3; ++i) CHECK(std::abs(values(unused)[i] - values(same)[i]) <= 1e-13);
+  CHECK(values(scalar)[0] < 1);
+}
+
 TEST_CASE("Ema: what it refuses") {
   CHECK_THROWS_WITH_AS(Ema(Parameters{}, 0.5, EmaWarmup::none), doctest::Contains("at least one parameter"),
                        Error);

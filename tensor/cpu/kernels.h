@@ -3,8 +3,8 @@
 //
 // The linker keeps one copy of an inline function or template that several sources use, and it might keep the
 // copy that this machine cannot execute. Kernel sources therefore include nothing but tensor/backend.h (plain
-// data, and spans of it), tensor/formulas.h and the headers of this folder (everything inline in the namespace), and the C
-// headers; no standard containers or algorithms.
+// data and spans), tensor/formulas.h and the headers of this folder (everything inline in the namespace), and
+// the C headers; no standard containers or algorithms.
 #pragma once
 
 #include "tensor/backend.h"
