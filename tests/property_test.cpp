@@ -711,8 +711,8 @@ TEST_CASE("properties: the sum of squares of many tensors, in f64") {
     const Tensor got = sum_of_squares(tensors);
     CHECK(got.dtype() == DType::f64);
     CHECK(got.shape() == Shape{});
-    // Squares are rounded to their tensor's dtype before they are added.
-    CHECK(std::abs(got.item() - want) <= (eps_of(options.dtype) + 1e-12) * want);
+    // In double, whatever the dtype: a rounding for each of some thousand terms at most.
+    CHECK(std::abs(got.item() - want) <= 1e-12 * want);
   });
 }
 
