@@ -16,10 +16,11 @@ Optimizer::Optimizer(std::string_view name, Parameters parameters)
   require(!parameters_.empty(), name_, "expected at least one parameter, got none");
   const TensorOptions options = parameters_.front().variable.options();
   for (const auto& [parameter, p] : parameters_)
-    require(is_floating(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
-            name_, "expected all parameters as f32 or f64 on one device; {} is {} on {}, {} is {} on {}",
-            parameters_.front().name, name_of(options.dtype), options.device->name(), parameter,
-            name_of(p.dtype()), p.options().device->name());
+    require(
+        is_full_precision(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
+        name_, "expected all parameters as f32 or f64 on one device; {} is {} on {}, {} is {} on {}",
+        parameters_.front().name, name_of(options.dtype), options.device->name(), parameter,
+        name_of(p.dtype()), p.options().device->name());
   for (const NamedVariable& p : parameters_) shapes_.push_back(p.variable.shape());
   control_ = Tensor::zeros({4}, {DType::f64, options.device});
 }

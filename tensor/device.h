@@ -61,6 +61,9 @@ class Device {
   std::atomic<int64_t> uploads_ = 0, uploaded_bytes_ = 0, downloads_ = 0, downloaded_bytes_ = 0;
 };
 
+/// Throws Error "[where] ..." unless the device computes in bf16.
+void require_bf16(const Device& device, std::string_view where);
+
 /// The devices of the plain loops and of the fast kernels of the CPU.
 Device& reference_device();
 Device& cpu_device();
