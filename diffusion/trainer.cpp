@@ -9,19 +9,20 @@
 
 namespace halfstep {
 
-Denoiser make_denoiser(const UNet& unet, Prediction prediction) {
-  return {[&unet](const Variable& z, const std::vector<double>& logsnr, const Tensor& label) {
-            ForwardContext context;
+Denoiser make_denoiser(const UNet& unet, Prediction prediction, Precision precision) {
+  return {[&unet, precision](const Variable& z, const std::vector<double>& logsnr, const Tensor& label) {
+            ForwardContext context{.precision = precision};
             return unet(z, logsnr, label, context);
           },
           prediction};
 }
 
 Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomKey dropout_key,
-                                bool recompute) {
-  return {[&unet, dropout_key, recompute](const Variable& z, const std::vector<double>& logsnr,
-                                          const Tensor& label) {
-            ForwardContext context{.training = true, .key = dropout_key, .recompute = recompute};
+                                bool recompute, Precision precision) {
+  return {[&unet, dropout_key, recompute, precision](const Variable& z, const std::vector<double>& logsnr,
+                                                     const Tensor& label) {
+            ForwardContext context{
+                .training = true, .key = dropout_key, .recompute = recompute, .precision = precision};
             return unet(z, logsnr, label, context);
           },
           prediction};
@@ -34,6 +35,7 @@ uint64_t stage_seed(uint64_t seed, int64_t num_steps) {
 Trainer::Trainer(const Config& config, Device& device)
     : config_(config), unet_(config.model.unet, config.train.seed, {DType::f32, &device}) {
   config_.validate();
+  require_precision(config_.train.precision, device);
   reset();
 }
 
@@ -60,7 +62,7 @@ void Trainer::update(const Batch& batch) {
   update_in_parts(
       batch, key(RandomUse::dropout), [&](const Batch& part, int64_t begin, int64_t end, RandomKey dropout) {
         const Denoiser model =
-            make_training_denoiser(unet_, config_.model.prediction, dropout, t.recompute_blocks);
+            make_training_denoiser(unet_, config_.model.prediction, dropout, t.recompute_blocks, t.precision);
         return diffusion_loss(model, t.loss, config_.model.schedule, part.x, part.label,
                               {times.begin() + begin, times.begin() + end}, eps.slice(0, begin, end));
       });
@@ -75,7 +77,7 @@ void Trainer::update(const Batch& batch, const Denoiser& teacher, int64_t num_st
   update_in_parts(
       batch, key(RandomUse::dropout), [&](const Batch& part, int64_t begin, int64_t end, RandomKey dropout) {
         const Denoiser student =
-            make_training_denoiser(unet_, config_.model.prediction, dropout, t.recompute_blocks);
+            make_training_denoiser(unet_, config_.model.prediction, dropout, t.recompute_blocks, t.precision);
         return distillation_loss(student, teacher, t.loss, config_.model.schedule, part.x, part.label,
                                  {i.begin() + begin, i.begin() + end}, num_steps, eps.slice(0, begin, end));
       });

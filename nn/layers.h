@@ -1,9 +1,14 @@
 // Layers: those of the diffusion UNet, with the parameter names and shapes of the official Flax code, and two
 // more normalisations.
+//
+// Layers compute in the dtype of x: beside x in bf16, kernels and biases of products are rounded to bf16 for
+// the call (their gradients come back in the parameters' dtype), and parameters of norms are used as they
+// are.
 #pragma once
 
 #include "autograd/ops.h"
 #include "nn/module.h"
+#include "nn/precision.h"
 
 namespace halfstep {
 
@@ -16,6 +21,8 @@ struct ForwardContext {
   uint64_t keys_taken = 0;
   /// Blocks are computed again in the backward pass instead of being kept (autograd/checkpoint.h).
   bool recompute = false;
+  /// What a network that casts its own input computes in, such as UNet.
+  Precision precision = Precision::f32;
 
   RandomKey next_key() { return fold_in(key, keys_taken++); }
 };
