@@ -181,6 +181,7 @@ Command add_bench(CLI::App& program) {
       ->type_name("NAME")
       ->check(one_of({"all", "kernels", "model"}));
   command->settings.add_config_flags(app);
+  command->settings.add_precision_flag(app, "Options");
   app.add_option("--batch-size", command->batch_size, "pictures of a step (default: train.batch_size)")
       ->type_name("N")
       ->check(whole_number(1));

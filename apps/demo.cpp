@@ -76,7 +76,8 @@ double median(std::vector<double> values) {
 void measure(Plan& plan, const Dataset& data, Device& device, const std::atomic<bool>& stop) {
   constexpr int kWarmUp = 2, kMeasured = 5;
   Trainer teacher(plan.teacher, device), student(plan.student, device);
-  const Denoiser teacher_denoiser = make_denoiser(teacher.unet(), plan.teacher.model.prediction);
+  const Denoiser teacher_denoiser =
+      make_denoiser(teacher.unet(), plan.teacher.model.prediction, plan.student.train.precision);
   const auto source_of = [&](const TrainConfig& train) {
     return BatchSource(data, train.batch_size, train.seed, train.flip, device);
   };
@@ -156,7 +157,7 @@ Plan DemoCommand::plan(const Dataset& dataset, Device& device, const std::atomic
     const Plan recorded = read_plan(path);
     fmt::print(stderr, "continuing {}, planned for {} minutes\n", path, recorded.minutes);
     if (settings.any())
-      fmt::print(stderr, "note: the plan has its settings; --config, --set and --seed change nothing\n");
+      fmt::print(stderr, "note: the plan has its settings; those of the command line change nothing\n");
     return recorded;
   }
   Plan plan{.minutes = minutes, .teacher = demo_config(), .student = {}};
@@ -185,7 +186,8 @@ Json DemoCommand::draw_rows(const std::string& path, const std::string& title,
     const Model model = load_model(run, device);
     SamplerOptions options{.num_steps = num_steps, .schedule = model.info.config.model.schedule};
     const double start = now();
-    const Tensor samples = sample(model.denoiser(), noise, label, options).to(cpu_device());
+    const Tensor samples =
+        sample(model.denoiser(plan.student.train.precision), noise, label, options).to(cpu_device());
     rates.push_back(static_cast<double>(kColumns) / (now() - start));
     pictures.push_back(
         {fmt::format("{}, {}", model.info.num_steps > 0 ? "student" : "teacher", steps_text(num_steps)),
@@ -291,6 +293,7 @@ Command add_demo(CLI::App& program) {
   command->settings.add_config_flags(
       app, {{"train.max_steps", why}, {"train.log_every", why}, {"train.checkpoint_every", why}});
   command->settings.add_seed_flag(app, "Options");
+  command->settings.add_precision_flag(app, "Options");
   command->general.add_to(app);
   app.footer(example("halfstep demo --out out/demo --minutes 12"));
   return {&app, [command] { command->run(); }};

@@ -36,6 +36,7 @@ Json as_json(const Checkpoint& checkpoint) {
           {"parameters", count_parameters(checkpoint.weights)},
           {"prediction", name_of(info.config.model.prediction)},
           {"loss", name_of(info.config.train.loss)},
+          {"precision", name_of(info.config.train.precision)},
           {"step", info.step},
           {"num_steps", info.num_steps},
           {"data", info.data},
@@ -77,8 +78,8 @@ void print(const Checkpoint& checkpoint) {
   line("", fmt::format("space-to-depth {}, groups {}, dropout {}, {} conditioning", unet.space_to_depth,
                        unet.groups, unet.dropout, name_of(unet.logsnr_input)));
   line("data", info.data);
-  line("training", fmt::format("{} of {} updates, batch {}, seed {}", info.step, train.max_steps,
-                               train.batch_size, train.seed));
+  line("training", fmt::format("{} of {} updates, batch {}, seed {}, in {}", info.step, train.max_steps,
+                               train.batch_size, train.seed, name_of(train.precision)));
   line("", fmt::format("learning rate {}{}, moving average {}", train.learning_rate,
                        train.anneal ? " annealed to 0" : "",
                        train.ema_decay > 0 ? fmt::format("{}", train.ema_decay) : "off"));

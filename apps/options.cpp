@@ -229,7 +229,8 @@ const std::map<std::string, std::vector<std::string>>& names_of_settings() {
       {"model.prediction", {"x", "eps", "v", "both"}},
       {"train.anneal_shape", {"linear", "cosine"}},
       {"train.ema_warmup", {"none", "ramp", "power"}},
-      {"train.loss", {"constant", "snr", "truncated-snr", "snr+1"}}};
+      {"train.loss", {"constant", "snr", "truncated-snr", "snr+1"}},
+      {"train.precision", {"f32", "bf16"}}};
   return names;
 }
 
@@ -315,7 +316,7 @@ std::string SettingFlags::help_with_default(const std::string& help, const char*
 
 template <class ByName>
 void SettingFlags::add_name(CLI::App& app, const std::string& flag, const char* section, const char* key,
-                            ByName by_name, const std::string& help) {
+                            ByName by_name, const std::string& help, const std::string& group) {
   app.add_option_function<std::string>(
          flag,
          [this, flag, section, key](const std::string& value) {
@@ -325,7 +326,7 @@ void SettingFlags::add_name(CLI::App& app, const std::string& flag, const char* 
       ->type_name("NAME")
       ->check(name_for([by_name](const std::string& name) { by_name(name); },
                        names_of_settings().at(fmt::format("{}.{}", section, key))))
-      ->group("Settings");
+      ->group(group);
 }
 
 void SettingFlags::add_switch(CLI::App& app, const std::string& name, const char* section, const char* key,
@@ -390,6 +391,7 @@ void SettingFlags::add_train_flags(CLI::App& app, bool show_defaults) {
            "none, ramp: min(decay, (1 + k) / (10 + k)), or power: min(decay, 1 - (1 + k)^-0.75)");
   add_switch(app, "flip", train, "flip", "mirror half of the pictures, or none");
   add_seed_flag(app, "Settings");
+  add_precision_flag(app, "Settings");
   add<int64_t>(app, "--micro-batches", train, "micro_batches",
                "equal parts of a batch, one after the other: less memory");
   add<int64_t>(app, "--checkpoint-every", train, "checkpoint_every",
@@ -412,6 +414,24 @@ void SettingFlags::set_halving_steps(const std::vector<std::string>& pairs) {
     updates_of[std::to_string(num_steps)] = updates;
   }
   given_["--steps-of"] = {{"distill", "max_steps", updates_of}};
+}
+
+namespace {
+constexpr const char* kPrecisionHelp =
+    "f32, or bf16: activations and products in bf16, with sums, parameters and checkpoints in f32";
+}
+
+void SettingFlags::add_precision_flag(CLI::App& app, const std::string& group) {
+  add_name(app, "--precision", "train", "precision", precision_by_name, kPrecisionHelp, group);
+}
+
+void add_precision_flag(CLI::App& app, Precision& precision) {
+  app.add_option_function<std::string>(
+         "--precision", [&precision](const std::string& name) { precision = precision_by_name(name); },
+         fmt::format("{} (default {})", kPrecisionHelp, name_of(precision)))
+      ->type_name("NAME")
+      ->check(name_for([](const std::string& name) { precision_by_name(name); },
+                       names_of_settings().at("train.precision")));
 }
 
 void SettingFlags::add_seed_flag(CLI::App& app, const std::string& group) {

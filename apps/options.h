@@ -88,6 +88,8 @@ class SettingFlags {
   void add_teacher_flags(CLI::App& app);
   /// --config, --set and what concerns the training. Help names the defaults of Config where they hold.
   void add_train_flags(CLI::App& app, bool show_defaults);
+  /// --precision, which stands in `group` of the help.
+  void add_precision_flag(CLI::App& app, const std::string& group);
   /// --seed, which stands in `group` of the help.
   void add_seed_flag(CLI::App& app, const std::string& group);
 
@@ -105,7 +107,7 @@ class SettingFlags {
            const std::string& help);
   template <class ByName>
   void add_name(CLI::App& app, const std::string& flag, const char* section, const char* key, ByName by_name,
-                const std::string& help);
+                const std::string& help, const std::string& group = "Settings");
   void add_switch(CLI::App& app, const std::string& name, const char* section, const char* key,
                   const std::string& help);
 
@@ -117,6 +119,9 @@ class SettingFlags {
   const CLI::App* app_ = nullptr;                      ///< knows the order of the flags
   bool show_defaults_ = true;
 };
+
+/// --precision of a command without settings, into `precision`.
+void add_precision_flag(CLI::App& app, Precision& precision);
 
 /// The flag --data.
 struct DataFlag {

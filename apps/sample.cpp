@@ -17,6 +17,7 @@ struct SampleCommand {
   SamplerOptions options;
   std::optional<int64_t> steps, num, label;
   int64_t batch_size = 64;
+  Precision precision = Precision::f32;
 
   void run() const;
 
@@ -77,13 +78,11 @@ void SampleCommand::run() const {
   const Tensor label_of_each = labels(unet, z.size(0));
 
   Trajectory way;
-  const Tensor samples = sample_in_batches(model.denoiser(), z, label_of_each, chosen, batch_size,
+  const Tensor samples = sample_in_batches(model.denoiser(precision), z, label_of_each, chosen, batch_size,
                                            trajectory.empty() ? nullptr : &way);
-  Json result{{"checkpoint", model.path},
-              {"num", z.size(0)},
-              {"steps", chosen.num_steps},
-              {"seed", chosen.seed},
-              {"sampler", name_of(chosen.kind)}};
+  Json result{{"checkpoint", model.path},        {"num", z.size(0)},
+              {"steps", chosen.num_steps},       {"seed", chosen.seed},
+              {"sampler", name_of(chosen.kind)}, {"precision", name_of(precision)}};
   const auto written = [&](const char* what, const std::string& path) {
     result[what] = path;
     if (!general.json) fmt::print("{}\n", path);
@@ -150,6 +149,7 @@ Command add_sample(CLI::App& program) {
   app.add_option("--batch-size", command->batch_size, "samples at a time (default 64)")
       ->type_name("B")
       ->check(whole_number(1));
+  add_precision_flag(app, command->precision);
   app.add_option("--noise", command->noise,
                  "read 'noise' [K,H,W,C] and, for the ancestral sampler, optional 'step_noise' [N,K,H,W,C] "
                  "(index i: step "

@@ -103,7 +103,7 @@ class Checker {
 
     int64_t columns = 0;
     for (size_t i = 0; i < inputs_.size(); ++i)
-      if (is_floating(inputs_[i].dtype())) columns += static_cast<int64_t>(values_[i].size());
+      if (is_full_precision(inputs_[i].dtype())) columns += static_cast<int64_t>(values_[i].size());
     report_.full = options_.mode == GradcheckMode::full ||
                    (options_.mode == GradcheckMode::automatic &&
                     columns * static_cast<int64_t>(std::max<size_t>(rows_, 1)) <= kFullJacobianElements);
@@ -119,8 +119,8 @@ class Checker {
     leaves_.clear();
     wanted_.clear();
     for (const Variable& v : inputs_) {
-      leaves_.emplace_back(v.value(), is_floating(v.dtype()));
-      if (is_floating(v.dtype())) wanted_.push_back(leaves_.back());
+      leaves_.emplace_back(v.value(), is_full_precision(v.dtype()));
+      if (is_full_precision(v.dtype())) wanted_.push_back(leaves_.back());
     }
     require(!wanted_.empty(), "gradcheck", "expected an f32 or f64 input, got none");
     EnableGrad recording;
@@ -130,7 +130,9 @@ class Checker {
     for (size_t k = 0; k < recorded_.size(); ++k) {
       require(recorded_[k].defined(), "gradcheck",
               "expected the function to return variables, got an undefined one as result {}", k);
-      if (!is_floating(recorded_[k].dtype())) continue;
+      require(recorded_[k].dtype() != DType::bf16, "gradcheck",
+              "expected results of f32 or f64, got bf16 as result {}, too coarse for differences", k);
+      if (!is_full_precision(recorded_[k].dtype())) continue;
       const auto size = static_cast<size_t>(recorded_[k].numel());
       outputs_.push_back({static_cast<int>(k), recorded_[k].shape(), recorded_[k].dtype(), rows_, size});
       rows_ += size;
@@ -254,8 +256,8 @@ class Checker {
   void set_base(bool f64) {
     base_.clear();
     for (const Variable& v : inputs_)
-      base_.emplace_back(is_floating(v.dtype()) && f64 ? v.value().to(DType::f64).contiguous()
-                                                       : v.value().clone());
+      base_.emplace_back(is_full_precision(v.dtype()) && f64 ? v.value().to(DType::f64).contiguous()
+                                                             : v.value().clone());
   }
 
   /// f at the point itself, by the copies that differences use; NaN if the function throws for f64 copies.
@@ -643,13 +645,13 @@ MultiFunction gradient_of(MultiFunction function, size_t num_inputs) {
     std::vector<Variable> leaves, wanted;  // differences run without recording and hand in plain values
     for (size_t i = 0; i < num_inputs; ++i) {
       const Variable& v = all[i];
-      leaves.push_back(v.requires_grad() || !is_floating(v.dtype()) ? v : Variable(v.value(), true));
+      leaves.push_back(v.requires_grad() || !is_full_precision(v.dtype()) ? v : Variable(v.value(), true));
       if (leaves.back().requires_grad()) wanted.push_back(leaves.back());
     }
     const std::vector<Variable> results = function(leaves);
     std::vector<Variable> total;
     for (size_t k = 0, u = num_inputs; k < results.size(); ++k) {
-      if (!is_floating(results[k].dtype())) continue;
+      if (!is_full_precision(results[k].dtype())) continue;
       const Variable& upstream = all[u++];
       if (!results[k].requires_grad()) continue;
       const auto part = grad(results[k], wanted, upstream, true, true);
@@ -680,7 +682,7 @@ GradcheckReport gradcheck(const MultiFunction& function, const std::vector<Varia
     with_names.input_names.resize(all.size());
     derivative = gradient_of(derivative, all.size());
     for (const Variable& y : results) {
-      if (!is_floating(y.dtype())) continue;
+      if (!is_full_precision(y.dtype())) continue;
       const uint64_t stream = (1u << 20) + all.size();
       all.emplace_back(random_normal(y.shape(), {options.seed, stream}, 0, y.options()));
       with_names.input_names.push_back("upstream");

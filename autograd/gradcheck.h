@@ -130,10 +130,10 @@ struct GradcheckReport {
 std::string str(const GradcheckReport& report);
 std::ostream& operator<<(std::ostream& out, const GradcheckReport& report);
 
-/// Checks the gradients of `function` with respect to every input that is f32 or f64. Inputs of any layout:
-/// the backward runs on them as they are, the differences on contiguous copies. Inputs, their gradients and
-/// the recording mode are left as they were; a function that writes into its inputs is reported.
-/// Throws Error for options out of range, and when `function` or its rules do.
+/// Checks the gradients of `function` with respect to every input that is f32 or f64; results must not be
+/// bf16. Inputs of any layout: the backward runs on them as they are, the differences on contiguous copies.
+/// Inputs, their gradients and the recording mode are left as they were; a function that writes into its
+/// inputs is reported. Throws Error for options out of range, and when `function` or its rules do.
 GradcheckReport gradcheck(const DifferentiableFunction& function, const std::vector<Variable>& inputs,
                           const GradcheckOptions& options = {});
 GradcheckReport gradcheck(const MultiFunction& function, const std::vector<Variable>& inputs,

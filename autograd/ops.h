@@ -105,7 +105,7 @@ std::vector<Variable> split(const Variable& x, const std::vector<int64_t>& sizes
 /// before[i] elements of `value` before and after[i] behind axis i, none negative.
 Variable pad(const Variable& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
              double value = 0);
-/// Differentiable conversion between f32 and f64.
+/// Differentiable conversion between f32, f64 and bf16; the gradient comes back in x's dtype.
 Variable to(const Variable& x, DType dtype);
 
 // --- indices (see tensor/ops.h for indices out of range) ---------------------------------------------------
@@ -160,8 +160,8 @@ enum class Reduction : uint8_t { none, mean, sum };
 /// -log softmax(logits)[label]: logits [..., classes], labels [...] (i64). Reduction::none gives [...].
 Variable cross_entropy(const Variable& logits, const Tensor& labels, Reduction reduction = Reduction::mean);
 
-/// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]. Fused forward and backward; composed when differentiated
-/// twice.
+/// x [B, ..., C]; gain, bias [C], [1, C] or [B, C], of x's dtype or f32 beside bf16. Fused forward and
+/// backward; composed when differentiated twice.
 Variable group_norm(const Variable& x, const Variable& gain, const Variable& bias, int groups,
                     double eps = 1e-6, Activation activation = Activation::none);
 /// Layer normalisation (Ba et al. 2016) over the last axis: x [..., C]; gain, bias [C] or undefined (1 and

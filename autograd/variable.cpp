@@ -97,7 +97,7 @@ bool Variable::is_leaf() const { return !requires_grad() || state_->node->is_lea
 namespace {
 
 NodePtr leaf_node(const std::shared_ptr<VariableState>& state) {
-  require(is_floating(state->value.dtype()), "requires_grad", "only f32 and f64 have gradients, got {}",
+  require(is_floating(state->value.dtype()), "requires_grad", "only f32, f64 and bf16 have gradients, got {}",
           name_of(state->value.dtype()));
   auto node = std::make_shared<Node>("leaf", state->value);
   node->is_leaf = true;
@@ -123,7 +123,7 @@ void Variable::set_value(Tensor value) {
   require(defined() && is_leaf(), "set_value", "expected a leaf, got the result of an operation");
   require(value.defined(), "set_value", "expected a tensor, got an undefined one (default-constructed)");
   require(!requires_grad() || is_floating(value.dtype()), "set_value",
-          "only f32 and f64 have gradients, got {}; call set_requires_grad(false) before",
+          "only f32, f64 and bf16 have gradients, got {}; call set_requires_grad(false) before",
           name_of(value.dtype()));
   state_->grad = {};
   state_->value = std::move(value);

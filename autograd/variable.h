@@ -136,7 +136,7 @@ std::vector<Variable> grad(const Variable& output, const std::vector<Variable>& 
 // --- writing operations ------------------------------------------------------------------------------------
 
 /// Makes the result of an operation: remembers `inputs` and `rule` if recording is on, an input requires a
-/// gradient and the value is f32 or f64. `name`, a string literal, appears in errors and pictures.
+/// gradient and the value is f32, f64 or bf16. `name`, a string literal, appears in errors and pictures.
 Variable record(std::string_view name, Tensor value, std::vector<Variable> inputs, GradientRule rule);
 
 /// A tensor kept for a rule, such as the operation's own output.

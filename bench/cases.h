@@ -23,7 +23,7 @@ std::vector<Case> kernel_cases();
 
 /// The network of config.model on pictures of noise, config.train.batch_size at a time: "network call",
 /// "training step", "distillation step", "sampling step" (the last three as `halfstep train`, `distill` and
-/// `sample` do them, but for reading data).
+/// `sample` do them, but for reading data), in config.train.precision.
 std::vector<Case> model_cases(const Config& config);
 
 }  // namespace halfstep::bench

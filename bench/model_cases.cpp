@@ -27,9 +27,10 @@ Tensor labels_for(const Config& config, const Batch& batch) {
 std::function<void()> network_call(const Config& config, Device& device) {
   const auto unet = std::make_shared<UNet>(config.model.unet, 0, TensorOptions{DType::f32, &device});
   const Batch batch = noise_batch(config, device);
+  require_precision(config.train.precision, device);
   return [=] {
     const NoGrad guard;
-    ForwardContext context;
+    ForwardContext context{.precision = config.train.precision};
     const std::vector<double> logsnr(static_cast<size_t>(batch.x.size(0)), 0.5);
     (*unet)(Variable(batch.x), logsnr, labels_for(config, batch), context);
   };
@@ -47,7 +48,7 @@ std::function<void()> distillation_step(const Config& config, Device& device) {
   const auto teacher = std::make_shared<UNet>(config.model.unet, 0, TensorOptions{DType::f32, &device});
   const Batch batch = noise_batch(config, device);
   // One for all calls: updates with the same teacher are recorded.
-  const Denoiser denoiser = make_denoiser(*teacher, config.model.prediction);
+  const Denoiser denoiser = make_denoiser(*teacher, config.model.prediction, config.train.precision);
   return [=] {
     (void)teacher;  // the denoiser refers to it
     trainer->update(batch, denoiser, kStudentSteps);
@@ -57,9 +58,11 @@ std::function<void()> distillation_step(const Config& config, Device& device) {
 std::function<void()> sampling_step(const Config& config, Device& device) {
   const auto unet = std::make_shared<UNet>(config.model.unet, 0, TensorOptions{DType::f32, &device});
   const Batch batch = noise_batch(config, device);
+  require_precision(config.train.precision, device);
   return [=] {
     const SamplerOptions options{.num_steps = 1, .schedule = config.model.schedule, .step_noise = {}};
-    sample(make_denoiser(*unet, config.model.prediction), batch.x, labels_for(config, batch), options);
+    sample(make_denoiser(*unet, config.model.prediction, config.train.precision), batch.x,
+           labels_for(config, batch), options);
   };
 }
 

@@ -7,6 +7,7 @@
 
 #include "cuda/entries.h"
 #include "cuda/runtime.h"
+#include "tensor/bf16_entries.h"
 
 namespace halfstep {
 namespace cuda {
@@ -35,6 +36,7 @@ void synchronize() { check(cudaStreamSynchronize(stream())); }
 constexpr Backend kTable = {
     .name = "cuda",
     .synchronous = false,
+    .computes_bf16 = false,
     .allocate = allocate,
     .release = release,
     .upload = upload,
@@ -75,6 +77,51 @@ constexpr Backend kTable = {
     .moving_average = moving_average,
     .max_pool2d = max_pool2d,
 };
+const Backend& full_precision() {
+  static const Backend table = [] {
+    Backend b = kTable;
+    // A kernel that fails is known by its launch only where each has one of its own.
+    if (waits_for_kernels()) {
+      b.begin_capture = nullptr;
+      b.end_capture = nullptr;
+      b.launch_graph = b.destroy_graph = nullptr;
+    }
+    return b;
+  }();
+  return table;
+}
+
+/// For gains in bf16, which the kernels do not take.
+struct GroupNormEntries {
+  void (*forward)(GroupNormArgs);
+  void (*backward)(GroupNormBackwardArgs);
+};
+
+/// The table of this GPU. Products, convolutions, elementwise functions and group norms have kernels for
+/// bf16; the others go through f32 copies.
+const Backend& table() {
+  static const Backend table = [] {
+    if (compute_capability() < 80) return full_precision();  // cuBLAS has no bf16 products there
+    Backend b = with_bf16<full_precision>();
+    b.unary = unary;
+    b.unary_chain = unary_chain;
+    b.binary = binary;
+    b.where = where;
+    static const GroupNormEntries through_f32{b.group_norm, b.group_norm_backward};
+    b.group_norm = [](GroupNormArgs args) {
+      (args.gain.dtype == DType::bf16 ? through_f32.forward : group_norm)(args);
+    };
+    b.group_norm_backward = [](GroupNormBackwardArgs args) {
+      (args.forward.gain.dtype == DType::bf16 ? through_f32.backward : group_norm_backward)(args);
+    };
+    b.gemm = gemm;
+    b.conv2d_forward = conv2d_forward;
+    b.conv2d_backward_data = conv2d_backward_data;
+    b.conv2d_backward_kernel = conv2d_backward_kernel;
+    return b;
+  }();
+  return table;
+}
 
 CudaProbe look() {
   int devices = 0;
@@ -93,14 +140,7 @@ CudaProbe look() {
 #else
   constexpr bool kEmulated = false;
 #endif
-  static Backend table = kTable;
-  // A kernel that fails is known by its launch only where each has one of its own.
-  if (waits_for_kernels()) {
-    table.begin_capture = nullptr;
-    table.end_capture = nullptr;
-    table.launch_graph = table.destroy_graph = nullptr;
-  }
-  return {&table, "", kEmulated};
+  return {&table(), "", kEmulated};
 }
 
 }  // namespace

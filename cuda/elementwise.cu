@@ -11,8 +11,10 @@
 // warp touch neighbouring addresses.
 //
 // Training computes in f32: contiguous f32 functions and their gradients get a kernel for each formula. What
-// is rare (f64, strides, higher derivatives) shares kernels that choose the formula by a switch, which all
-// threads take alike; that keeps the library small.
+// is rare (f64, strides, higher derivatives), and bf16, where the formulas that matter are parts of other
+// kernels, shares kernels that choose the formula by a switch, which all threads take alike; that keeps the
+// library small.
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -133,11 +135,15 @@ constexpr int pack_width() {
   return static_cast<int>(16 / widest);
 }
 
+/// Elements that a thread computes at once with F, where its registers do not hold as many as a pack.
+template <class F>
+inline constexpr int kMostElements = 8;
+
 /// out = f(in...) by packs, where the arrays allow it; otherwise returns false.
 template <class Out, class... In, class F, class... Arrays>
 bool try_packs(const F& f, const Array& out, const Arrays&... in) {
   constexpr int kArrays = 1 + sizeof...(In);
-  constexpr int kWidth = pack_width<Out, In...>();
+  constexpr int kWidth = std::min(pack_width<Out, In...>(), kMostElements<F>);
   const Loops<kArrays> loops = loops_over(out, in...);
   if (!in_packs<kArrays>(loops, {out.data, in.data...}, {sizeof(Out), sizeof(In)...}, kWidth)) return false;
   for_each_part(loops, [&](const Loops<kArrays>& part, const int64_t(&start)[kArrays]) {
@@ -239,35 +245,42 @@ struct Select {
 
 // --- storage types -----------------------------------------------------------------------------------------
 
-__host__ __device__ float from_bf16(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-/// Round to nearest even; NaN stays NaN.
-__host__ __device__ uint16_t to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /// Between the types of two dtypes, where bf16 is stored as uint16_t.
 template <class Out>
 struct Convert {
   template <class In>
   __host__ __device__ Out operator()(In value) const {
     if constexpr (std::is_same_v<In, uint16_t>) {
-      return Convert<Out>{}(from_bf16(value));
+      return Convert<Out>{}(formulas::from_bf16(value));
     } else if constexpr (std::is_same_v<Out, uint16_t>) {
-      return to_bf16(static_cast<float>(value));
+      return formulas::to_bf16(static_cast<float>(value));
     } else {
       return static_cast<Out>(value);
     }
   }
 };
+
+/// f(x...) of numbers in bf16, computed in f32 and rounded.
+template <class F>
+struct InF32 {
+  F f;
+  template <class... T>
+  __device__ uint16_t operator()(T... x) const {
+    return formulas::to_bf16(f(formulas::from_bf16(x)...));
+  }
+};
+
+template <>
+inline constexpr int kMostElements<InF32<AnyDerivative>> = 4;
+
+/// out = f(in...) in bf16, for any strides.
+template <class F, class... Arrays>
+void map_bf16(const F& f, const Array& out, const Arrays&... in) {
+  const auto run = [&]<class... In>(In...) {
+    if (!try_packs<uint16_t, In...>(InF32<F>{f}, out, in...)) map<uint16_t, In...>(InF32<F>{f}, out, in...);
+  };
+  run((static_cast<void>(in), uint16_t{})...);
+}
 
 /// Calls f(T{}) with the type that a dtype is stored as.
 template <class F>
@@ -385,6 +398,7 @@ void copy(Array out, Array in) {
 
 void unary(UnaryArgs op, Array out, Array x) {
   if (numel(out.shape) == 0) return;
+  if (x.dtype == DType::bf16) return map_bf16(AnyDerivative{op, false}, out, x, x);
   bool done = false;
   if (x.dtype == DType::f32 && op.derivative <= 1) {
     formulas::visit_formula(op.op, [&](auto formula) {
@@ -402,6 +416,7 @@ void unary(UnaryArgs op, Array out, Array x) {
 
 void unary_chain(UnaryArgs op, Array out, Array upstream, Array x) {
   if (numel(out.shape) == 0) return;
+  if (x.dtype == DType::bf16) return map_bf16(AnyDerivative{op, true}, out, upstream, x);
   bool done = false;
   if (x.dtype == DType::f32 && op.derivative == 1) {
     formulas::visit_formula(op.op, [&](auto formula) {
@@ -417,6 +432,7 @@ void unary_chain(UnaryArgs op, Array out, Array upstream, Array x) {
 
 void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
   if (numel(out.shape) == 0) return;
+  if (a.dtype == DType::bf16) return map_bf16(AnyBinary<float>{op, static_cast<float>(p0)}, out, a, b);
   bool done = false;
   if (a.dtype == DType::f32) {
     formulas::visit_formula(op, [&](auto formula) {
@@ -433,6 +449,7 @@ void binary(BinaryOp op, double p0, Array out, Array a, Array b) {
 
 void where(Array out, Array condition, Array a, Array b) {
   if (numel(out.shape) == 0) return;
+  if (a.dtype == DType::bf16) return map_bf16(Select{}, out, condition, a, b);
   with_float(a.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (!try_packs<T, T, T, T>(Select{}, out, condition, a, b))

@@ -18,6 +18,7 @@
 // d, sum of d^2) of each channel, and these are joined in f64 as sum (d + shift)^2 about the common mean.
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 #include "cuda/entries.h"
 #include "cuda/runtime.h"
@@ -34,12 +35,18 @@ constexpr int kRunBytes = 128;
 // Groups in a run: of W * V neighbouring channels or of kRunBytes, whichever is longer; at most 35.
 constexpr int kMaxRunGroups = 64;
 
-/// The arguments of a call as the kernels want them.
-template <class T>
+/// What numbers that are stored as X are computed in: f32 for bf16, which is stored as uint16_t.
+template <class X>
+using Computed = std::conditional_t<std::is_same_v<X, uint16_t>, float, X>;
+
+/// The arguments of a call as the kernels want them. X: how pixels are stored.
+template <class X>
 struct Norm {
-  const T *x, *gain, *bias;
-  const T* dy;       ///< backward only
-  T* out;            ///< y or dx
+  using T = Computed<X>;
+  const X* x;
+  const T *gain, *bias;
+  const X* dy;       ///< backward only
+  X* out;            ///< y or dx
   T *mean, *rstd;    ///< [B, G]
   T *dgain, *dbias;  ///< [B, C], backward only
   int64_t batch, pixels;
@@ -62,6 +69,30 @@ struct Cut {
 };
 
 // --- shared by the kernels ---------------------------------------------------------------------------------
+
+template <class X, int V>
+__device__ Piece<Computed<X>, V> load_pixels(const X* from) {
+  const Piece<X, V> stored = load_piece<X, V>(from);
+  if constexpr (std::is_same_v<X, Computed<X>>) {
+    return stored;
+  } else {
+    Piece<Computed<X>, V> piece;
+#pragma unroll
+    for (int v = 0; v < V; ++v) piece.at[v] = formulas::from_bf16(stored.at[v]);
+    return piece;
+  }
+}
+template <class X, int V>
+__device__ void store_pixels(X* to, const Piece<Computed<X>, V>& piece) {
+  if constexpr (std::is_same_v<X, Computed<X>>) {
+    store_piece(to, piece);
+  } else {
+    Piece<X, V> stored;
+#pragma unroll
+    for (int v = 0; v < V; ++v) stored.at[v] = formulas::to_bf16(piece.at[v]);
+    store_piece(to, stored);
+  }
+}
 
 template <class T>
 __device__ T activated(T u, bool silu) {
@@ -98,15 +129,15 @@ struct Place {
 
 /// Calls f(piece) or f(piece, next) for a thread's pixels. Two loads of f32 are on their way at a time,
 /// enough beside the other warps; f64 takes twice the registers, and calls functions that keep some of them.
-template <class T, int V, class F>
-__device__ void for_each_piece(const T* from, int64_t step, int64_t count, F f) {
-  if constexpr (sizeof(T) == sizeof(float)) {
+template <class X, int V, class F>
+__device__ void for_each_piece(const X* from, int64_t step, int64_t count, F f) {
+  if constexpr (!std::is_same_v<X, double>) {
     for (; count >= 2; count -= 2, from += 2 * step) {
-      const Piece<T, V> piece = load_piece<T, V>(from), next = load_piece<T, V>(from + step);
+      const auto piece = load_pixels<X, V>(from), next = load_pixels<X, V>(from + step);
       f(piece, next);
     }
   }
-  for (; count > 0; --count, from += step) f(load_piece<T, V>(from));
+  for (; count > 0; --count, from += step) f(load_pixels<X, V>(from));
 }
 
 /// Sums over the rows of a block: sums[k] of each thread into shared memory, where element
@@ -174,9 +205,10 @@ __device__ Statistics<T> statistics_of(double mean, double variance, double eps)
 
 /// y = activation((x - mean) scale + shift) for the pixels of one thread. statistics(v): of channel v of its
 /// piece. first: of its first element.
-template <class T, int V, class Find>
-__device__ void normalize(const Norm<T>& n, const Place& at, int64_t example, int channel, int64_t first,
+template <class X, int V, class Find>
+__device__ void normalize(const Norm<X>& n, const Place& at, int64_t example, int channel, int64_t first,
                           Find statistics) {
+  using T = Computed<X>;
   if (at.count == 0) return;
   T mean[V], scale[V], shift[V];
 #pragma unroll
@@ -187,14 +219,14 @@ __device__ void normalize(const Norm<T>& n, const Place& at, int64_t example, in
     shift[v] = n.bias[example * n.bias_step + channel + v] - s.residual * scale[v];
   }
   const int64_t step = static_cast<int64_t>(at.rows) * n.channels;
-  T* to = n.out + first;
-  for_each_piece<T, V>(n.x + first, step, at.count, [&](const auto&... in) {
+  X* to = n.out + first;
+  for_each_piece<X, V>(n.x + first, step, at.count, [&](const auto&... in) {
     const auto write = [&](const Piece<T, V>& piece) {
       Piece<T, V> out;
 #pragma unroll
       for (int v = 0; v < V; ++v)
         out.at[v] = activated((piece.at[v] - mean[v]) * scale[v] + shift[v], n.silu);
-      store_piece(to, out);
+      store_pixels<X, V>(to, out);
       to += step;
     };
     (write(in), ...);
@@ -206,7 +238,8 @@ template <class T, int V>
 struct Factors {
   T mean[V], rstd[V], gain[V], bias[V];
 
-  __device__ Factors(const Norm<T>& n, const Place& at, int64_t example, int channel) {
+  template <class X>
+  __device__ Factors(const Norm<X>& n, const Place& at, int64_t example, int channel) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       mean[v] = rstd[v] = gain[v] = bias[v] = T(0);
@@ -226,15 +259,15 @@ struct Factors {
 };
 
 /// sums[0] += du and sums[1] += du h over the pixels of one thread.
-template <class T, int V>
-__device__ void add_gradients(const Norm<T>& n, const Factors<T, V>& f, const Place& at, int64_t first,
+template <class X, class T, int V>
+__device__ void add_gradients(const Norm<X>& n, const Factors<T, V>& f, const Place& at, int64_t first,
                               T (&sums)[2][V]) {
   const int64_t step = static_cast<int64_t>(at.rows) * n.channels;
-  const T *x = n.x + first, *dy = n.dy + first;
+  const X *x = n.x + first, *dy = n.dy + first;
   int64_t count = at.count;
   for (; count >= 2; count -= 2, x += 2 * step, dy += 2 * step) {
-    const Piece<T, V> x0 = load_piece<T, V>(x), x1 = load_piece<T, V>(x + step);
-    const Piece<T, V> dy0 = load_piece<T, V>(dy), dy1 = load_piece<T, V>(dy + step);
+    const Piece<T, V> x0 = load_pixels<X, V>(x), x1 = load_pixels<X, V>(x + step);
+    const Piece<T, V> dy0 = load_pixels<X, V>(dy), dy1 = load_pixels<X, V>(dy + step);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       T h0, h1, du0, du1;
@@ -245,7 +278,7 @@ __device__ void add_gradients(const Norm<T>& n, const Factors<T, V>& f, const Pl
     }
   }
   if (count > 0) {
-    const Piece<T, V> x0 = load_piece<T, V>(x), dy0 = load_piece<T, V>(dy);
+    const Piece<T, V> x0 = load_pixels<X, V>(x), dy0 = load_pixels<X, V>(dy);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       T h0, du0;
@@ -258,12 +291,12 @@ __device__ void add_gradients(const Norm<T>& n, const Factors<T, V>& f, const Pl
 
 /// dx = rstd (du gain - mean_du - h mean_du_h) for the pixels of one thread; the means are those of du gain
 /// and of du gain h over the group.
-template <class T, int V>
-__device__ void write_dx(const Norm<T>& n, const Factors<T, V>& f, const Place& at, int64_t first,
+template <class X, class T, int V>
+__device__ void write_dx(const Norm<X>& n, const Factors<T, V>& f, const Place& at, int64_t first,
                          const T (&mean_du)[V], const T (&mean_du_h)[V]) {
   const int64_t step = static_cast<int64_t>(at.rows) * n.channels;
-  const T *x = n.x + first, *dy = n.dy + first;
-  T* dx = n.out + first;
+  const X *x = n.x + first, *dy = n.dy + first;
+  X* dx = n.out + first;
   const auto write = [&](const Piece<T, V>& x_piece, const Piece<T, V>& dy_piece) {
     Piece<T, V> out;
 #pragma unroll
@@ -272,17 +305,17 @@ __device__ void write_dx(const Norm<T>& n, const Factors<T, V>& f, const Place& 
       f.differentiate(v, x_piece.at[v], dy_piece.at[v], n.silu, h, du);
       out.at[v] = f.rstd[v] * (du * f.gain[v] - mean_du[v] - h * mean_du_h[v]);
     }
-    store_piece(dx, out);
+    store_pixels<X, V>(dx, out);
     dx += step;
   };
   int64_t count = at.count;
   for (; count >= 2; count -= 2, x += 2 * step, dy += 2 * step) {
-    const Piece<T, V> x0 = load_piece<T, V>(x), x1 = load_piece<T, V>(x + step);
-    const Piece<T, V> dy0 = load_piece<T, V>(dy), dy1 = load_piece<T, V>(dy + step);
+    const Piece<T, V> x0 = load_pixels<X, V>(x), x1 = load_pixels<X, V>(x + step);
+    const Piece<T, V> dy0 = load_pixels<X, V>(dy), dy1 = load_pixels<X, V>(dy + step);
     write(x0, dy0);
     write(x1, dy1);
   }
-  if (count > 0) write(load_piece<T, V>(x), load_piece<T, V>(dy));
+  if (count > 0) write(load_pixels<X, V>(x), load_pixels<X, V>(dy));
 }
 
 /// Dynamic shared memory as elements of T, aligned for pieces.
@@ -294,8 +327,9 @@ __device__ T* dynamic_shared() {
 
 // --- one kernel per slab -----------------------------------------------------------------------------------
 
-template <class T, int V>
-__global__ void __launch_bounds__(kMaxThreads, 2) norm_slab(Norm<T> n, Cut cut) {
+template <class X, int V>
+__global__ void __launch_bounds__(kMaxThreads, 2) norm_slab(Norm<X> n, Cut cut) {
+  using T = Computed<X>;
   T* const shared = dynamic_shared<T>();
   __shared__ T provisional[kMaxRunGroups];
   __shared__ Statistics<T> statistics[kMaxRunGroups];
@@ -308,7 +342,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) norm_slab(Norm<T> n, Cut cut) 
   const int64_t step = static_cast<int64_t>(at.rows) * n.channels;
 
   T sum[1][V] = {};
-  for_each_piece<T, V>(n.x + first, step, at.count, [&](const auto&... in) {
+  for_each_piece<X, V>(n.x + first, step, at.count, [&](const auto&... in) {
 #pragma unroll
     for (int v = 0; v < V; ++v) sum[0][v] += (in.at[v] + ...);
   });
@@ -324,7 +358,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) norm_slab(Norm<T> n, Cut cut) 
     T mean[V];
 #pragma unroll
     for (int v = 0; v < V; ++v) mean[v] = provisional[(at.column * V + v) / n.width];
-    for_each_piece<T, V>(n.x + first, step, at.count, [&](const auto&... in) {
+    for_each_piece<X, V>(n.x + first, step, at.count, [&](const auto&... in) {
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         sums[0][v] += ((in.at[v] - mean[v]) + ...);
@@ -351,12 +385,14 @@ __global__ void __launch_bounds__(kMaxThreads, 2) norm_slab(Norm<T> n, Cut cut) 
   });
   __syncthreads();
 
-  normalize<T, V>(n, at, example, channel, first,
+  normalize<X, V>(n, at, example, channel, first,
                   [&](int v) { return statistics[(at.column * V + v) / n.width]; });
 }
 
-template <class T, int V>
-__global__ void __launch_bounds__(kMaxThreads) norm_slab_backward(Norm<T> n, Cut cut) {
+// Without the 1 the compiler keeps to 64 registers, and spills some with bf16.
+template <class X, int V>
+__global__ void __launch_bounds__(kMaxThreads, 1) norm_slab_backward(Norm<X> n, Cut cut) {
+  using T = Computed<X>;
   T* const shared = dynamic_shared<T>();
   __shared__ T group_du[kMaxRunGroups], group_du_h[kMaxRunGroups];
   const int block = static_cast<int>(blockIdx.x), start = block % cut.runs * cut.channels;
@@ -426,8 +462,9 @@ __device__ T* slice_line(T* workspace, const Cut& cut, int64_t example, int64_t 
 }
 
 /// partial: [B, slices, 3, C]: of each channel the mean over the slice, and the sums of d and of d^2.
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 4) norm_slices(Norm<T> n, Cut cut, T* partial) {
+template <class X, int V>
+__global__ void __launch_bounds__(kThreads, 4) norm_slices(Norm<X> n, Cut cut, Computed<X>* partial) {
+  using T = Computed<X>;
   T* const shared = dynamic_shared<T>();
   const SliceWork work(cut, n.pixels, n.channels);
   const Place at(cut.columns, work.channels, V, work.pixels);
@@ -437,7 +474,7 @@ __global__ void __launch_bounds__(kThreads, 4) norm_slices(Norm<T> n, Cut cut, T
   const T share = static_cast<T>(work.slice == cut.slices - 1 ? cut.last_share : cut.slice_share);
 
   T sum[1][V] = {};
-  for_each_piece<T, V>(n.x + first, step, at.count, [&](const auto&... in) {
+  for_each_piece<X, V>(n.x + first, step, at.count, [&](const auto&... in) {
 #pragma unroll
     for (int v = 0; v < V; ++v) sum[0][v] += (in.at[v] + ...);
   });
@@ -448,7 +485,7 @@ __global__ void __launch_bounds__(kThreads, 4) norm_slices(Norm<T> n, Cut cut, T
   __syncthreads();
 
   T sums[2][V] = {};
-  for_each_piece<T, V>(n.x + first, step, at.count, [&](const auto&... in) {
+  for_each_piece<X, V>(n.x + first, step, at.count, [&](const auto&... in) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       sums[0][v] += ((in.at[v] - mean[v]) + ...);
@@ -471,8 +508,10 @@ __global__ void __launch_bounds__(kThreads, 4) norm_slices(Norm<T> n, Cut cut, T
 }
 
 /// Joins the slices of the groups, one block each. residual: [B, G]. Also for no pixels or no channels: NaN.
-template <class T>
-__global__ void __launch_bounds__(kJoinThreads) norm_join(Norm<T> n, Cut cut, const T* partial, T* residual) {
+template <class X>
+__global__ void __launch_bounds__(kJoinThreads)
+    norm_join(Norm<X> n, Cut cut, const Computed<X>* partial, Computed<X>* residual) {
+  using T = Computed<X>;
   __shared__ double scratch[kJoinThreads / kWarp];
   const int block = static_cast<int>(blockIdx.x), start = block % n.groups * n.width;
   const int entries = cut.slices * n.width;
@@ -507,21 +546,23 @@ __global__ void __launch_bounds__(kJoinThreads) norm_join(Norm<T> n, Cut cut, co
   }
 }
 
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads) norm_apply(Norm<T> n, Cut cut, const T* residual) {
+template <class X, int V>
+__global__ void __launch_bounds__(kThreads) norm_apply(Norm<X> n, Cut cut, const Computed<X>* residual) {
+  using T = Computed<X>;
   const SliceWork work(cut, n.pixels, n.channels);
   const Place at(cut.columns, work.channels, V, work.pixels);
   const int channel = work.start + at.column * V;
   const int64_t first = (work.example * n.pixels + work.pixel + at.row) * n.channels + channel;
-  normalize<T, V>(n, at, work.example, channel, first, [&](int v) {
+  normalize<X, V>(n, at, work.example, channel, first, [&](int v) {
     const int64_t group = work.example * n.groups + (channel + v) / n.width;
     return Statistics<T>{n.mean[group], n.rstd[group], residual[group]};
   });
 }
 
 /// partial: [B, slices, 2, C]: of each channel the sums of du and of du h.
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads) gradient_slices(Norm<T> n, Cut cut, T* partial) {
+template <class X, int V>
+__global__ void __launch_bounds__(kThreads) gradient_slices(Norm<X> n, Cut cut, Computed<X>* partial) {
+  using T = Computed<X>;
   T* const shared = dynamic_shared<T>();
   const SliceWork work(cut, n.pixels, n.channels);
   const Place at(cut.columns, work.channels, V, work.pixels);
@@ -544,9 +585,10 @@ __global__ void __launch_bounds__(kThreads) gradient_slices(Norm<T> n, Cut cut, 
 
 /// Joins the slices of the groups, one block each: dgain, dbias, and means [2, B, G] of du gain and of
 /// du gain h. No pixels: dgain and dbias are 0.
-template <class T>
+template <class X>
 __global__ void __launch_bounds__(kJoinThreads)
-    gradient_join(Norm<T> n, Cut cut, const T* partial, T* means) {
+    gradient_join(Norm<X> n, Cut cut, const Computed<X>* partial, Computed<X>* means) {
+  using T = Computed<X>;
   __shared__ double scratch[kJoinThreads / kWarp];
   const int block = static_cast<int>(blockIdx.x), start = block % n.groups * n.width;
   const int64_t example = cut.first_example + block / n.groups;
@@ -572,8 +614,9 @@ __global__ void __launch_bounds__(kJoinThreads)
   }
 }
 
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads) gradient_apply(Norm<T> n, Cut cut, const T* means) {
+template <class X, int V>
+__global__ void __launch_bounds__(kThreads) gradient_apply(Norm<X> n, Cut cut, const Computed<X>* means) {
+  using T = Computed<X>;
   const SliceWork work(cut, n.pixels, n.channels);
   const Place at(cut.columns, work.channels, V, work.pixels);
   if (at.count == 0) return;
@@ -593,9 +636,9 @@ __global__ void __launch_bounds__(kThreads) gradient_apply(Norm<T> n, Cut cut, c
 // --- plans and launches ------------------------------------------------------------------------------------
 
 /// Launches a kernel with so many blocks for each example; a grid holds less than 2^31.
-template <class T, class... Params, class... Args>
+template <class X, class... Params, class... Args>
 void launch_examples(int64_t blocks, int threads, size_t shared_bytes,
-                     void (*kernel)(Norm<T>, Cut, Params...), const Norm<T>& n, Cut cut, Args... args) {
+                     void (*kernel)(Norm<X>, Cut, Params...), const Norm<X>& n, Cut cut, Args... args) {
   const int64_t most = std::max<int64_t>(1, (1 << 30) / blocks);
   for (int64_t& first = cut.first_example; first < n.batch; first += most)
     launch({.grid = static_cast<unsigned>(std::min(most, n.batch - first) * blocks),
@@ -606,11 +649,11 @@ void launch_examples(int64_t blocks, int threads, size_t shared_bytes,
 
 /// The runs of channels for one block each, or columns = 0 where slices are better; `threads` of a block, and
 /// slabs of `arrays` arrays.
-template <class T, int V>
-Cut slab_cut(const Norm<T>& n, int arrays, int& threads) {
+template <class X, int V>
+Cut slab_cut(const Norm<X>& n, int arrays, int& threads) {
   // Whole groups, whole pieces, and at least kRunBytes.
   const int pieces = V / std::gcd(n.width, V);
-  int64_t groups = ceil_div(kRunBytes, static_cast<int64_t>(sizeof(T)) * n.width);
+  int64_t groups = ceil_div(kRunBytes, static_cast<int64_t>(sizeof(X)) * n.width);
   groups = std::min<int64_t>(ceil_div(groups, pieces) * pieces, n.groups);
   Cut cut = {.channels = static_cast<int>(groups * n.width),
              .columns = 0,
@@ -618,7 +661,7 @@ Cut slab_cut(const Norm<T>& n, int arrays, int& threads) {
              .slices = 1,
              .slice_pixels = n.pixels};
   constexpr int64_t kSmallSlab = 32 << 10, kLargeSlab = 512 << 10;
-  const int64_t bytes = n.pixels * cut.channels * static_cast<int64_t>(sizeof(T)) * arrays;
+  const int64_t bytes = n.pixels * cut.channels * static_cast<int64_t>(sizeof(X)) * arrays;
   // Larger slabs get more threads, so that fewer of them share the caches at a time.
   threads = bytes <= kSmallSlab ? kThreads : kMaxThreads;
   const bool fills_device = n.batch * cut.runs >= multiprocessors();
@@ -628,8 +671,8 @@ Cut slab_cut(const Norm<T>& n, int arrays, int& threads) {
 }
 
 /// Tiles of channels and slices of pixels that fill the device some times.
-template <class T, int V>
-Cut slice_cut(const Norm<T>& n) {
+template <class X, int V>
+Cut slice_cut(const Norm<X>& n) {
   const int pieces = n.channels / V;
   const int columns = pieces == 0 ? 1 : static_cast<int>(ceil_div(pieces, ceil_div(pieces, kWarp)));
   Cut cut = {.channels = columns * V,
@@ -648,59 +691,62 @@ Cut slice_cut(const Norm<T>& n) {
 }
 
 /// Shared memory for sum_rows.
-template <class T, int V>
+template <class X, int V>
 size_t shared_bytes(int sums, int threads) {
-  return sizeof(T) * V * static_cast<size_t>(sums * threads);
+  return sizeof(Computed<X>) * V * static_cast<size_t>(sums * threads);
 }
 
-template <class T, int V>
-void forward(const Norm<T>& n) {
+template <class X, int V>
+void forward(const Norm<X>& n) {
+  using T = Computed<X>;
   const bool empty = n.pixels == 0 || n.channels == 0;
   int threads = 0;
   if (!empty) {
-    if (const Cut cut = slab_cut<T, V>(n, 1, threads); cut.columns > 0)
-      return launch_examples(cut.runs, threads, shared_bytes<T, V>(2, threads), norm_slab<T, V>, n, cut);
+    if (const Cut cut = slab_cut<X, V>(n, 1, threads); cut.columns > 0)
+      return launch_examples(cut.runs, threads, shared_bytes<X, V>(2, threads), norm_slab<X, V>, n, cut);
   }
-  const Cut cut = slice_cut<T, V>(n);
+  const Cut cut = slice_cut<X, V>(n);
   const int64_t partials = n.batch * cut.slices * 3 * n.channels, blocks = int64_t{cut.slices} * cut.runs;
   T* const partial =
       static_cast<T*>(workspace(sizeof(T) * static_cast<size_t>(partials + n.batch * n.groups)));
   T* const residual = partial + partials;
   if (!empty)
-    launch_examples(blocks, kThreads, shared_bytes<T, V>(2, kThreads), norm_slices<T, V>, n, cut, partial);
-  launch_examples(n.groups, kJoinThreads, 0, norm_join<T>, n, cut, partial, residual);
-  if (!empty) launch_examples(blocks, kThreads, 0, norm_apply<T, V>, n, cut, residual);
+    launch_examples(blocks, kThreads, shared_bytes<X, V>(2, kThreads), norm_slices<X, V>, n, cut, partial);
+  launch_examples(n.groups, kJoinThreads, 0, norm_join<X>, n, cut, partial, residual);
+  if (!empty) launch_examples(blocks, kThreads, 0, norm_apply<X, V>, n, cut, residual);
 }
 
-template <class T, int V>
-void backward(const Norm<T>& n) {
+template <class X, int V>
+void backward(const Norm<X>& n) {
+  using T = Computed<X>;
   int threads = 0;
   if (n.pixels > 0) {
-    if (const Cut cut = slab_cut<T, V>(n, 2, threads); cut.columns > 0)
-      return launch_examples(cut.runs, threads, shared_bytes<T, V>(2, threads), norm_slab_backward<T, V>, n,
+    if (const Cut cut = slab_cut<X, V>(n, 2, threads); cut.columns > 0)
+      return launch_examples(cut.runs, threads, shared_bytes<X, V>(2, threads), norm_slab_backward<X, V>, n,
                              cut);
   }
-  const Cut cut = slice_cut<T, V>(n);
+  const Cut cut = slice_cut<X, V>(n);
   const int64_t partials = n.batch * cut.slices * 2 * n.channels, blocks = int64_t{cut.slices} * cut.runs;
   T* const partial =
       static_cast<T*>(workspace(sizeof(T) * static_cast<size_t>(partials + 2 * n.batch * n.groups)));
   T* const means = partial + partials;
   if (n.pixels > 0)
-    launch_examples(blocks, kThreads, shared_bytes<T, V>(2, kThreads), gradient_slices<T, V>, n, cut,
+    launch_examples(blocks, kThreads, shared_bytes<X, V>(2, kThreads), gradient_slices<X, V>, n, cut,
                     partial);
-  launch_examples(n.groups, kJoinThreads, 0, gradient_join<T>, n, cut, partial, means);
-  if (n.pixels > 0) launch_examples(blocks, kThreads, 0, gradient_apply<T, V>, n, cut, means);
+  launch_examples(n.groups, kJoinThreads, 0, gradient_join<X>, n, cut, partial, means);
+  if (n.pixels > 0) launch_examples(blocks, kThreads, 0, gradient_apply<X, V>, n, cut, means);
 }
 
-template <class T>
-Norm<T> norm_of(const GroupNormArgs& args) {
+template <class X>
+Norm<X> norm_of(const GroupNormArgs& args) {
+  using T = Computed<X>;
   const int channels = static_cast<int>(args.x.shape[2]);
   const auto step = [channels](const Array& a) -> int64_t { return a.shape[0] == 1 ? 0 : channels; };
-  return {.x = args.x.as<const T>(),
+  return {.x = args.x.as<const X>(),
           .gain = args.gain.as<const T>(),
           .bias = args.bias.as<const T>(),
           .dy = nullptr,
-          .out = args.y.as<T>(),
+          .out = args.y.as<X>(),
           .mean = args.mean.as<T>(),
           .rstd = args.rstd.as<T>(),
           .dgain = nullptr,
@@ -717,35 +763,49 @@ Norm<T> norm_of(const GroupNormArgs& args) {
           .silu = args.activation == Activation::silu};
 }
 
-template <class T>
+/// Elements of a thread's piece: 16 bytes of what is computed with, 8 bytes of bf16 in memory.
+template <class X>
+inline constexpr int kPieceWidth = kWide<Computed<X>>;
+
+template <class X>
 void group_norm_of(const GroupNormArgs& args) {
-  const Norm<T> n = norm_of<T>(args);
+  constexpr int kV = kPieceWidth<X>;
+  const Norm<X> n = norm_of<X>(args);
   if (n.batch == 0) return;
-  const bool wide = n.channels % kWide<T> == 0 && is_wide_aligned(n.x) && is_wide_aligned(n.out);
-  wide ? forward<T, kWide<T>>(n) : forward<T, 1>(n);
+  const bool wide = n.channels % kV == 0 && is_wide_aligned(n.x) && is_wide_aligned(n.out);
+  wide ? forward<X, kV>(n) : forward<X, 1>(n);
 }
 
-template <class T>
+template <class X>
 void group_norm_backward_of(const GroupNormBackwardArgs& args) {
-  Norm<T> n = norm_of<T>(args.forward);
-  n.dy = args.dy.as<const T>();
-  n.out = args.dx.as<T>();
+  using T = Computed<X>;
+  constexpr int kV = kPieceWidth<X>;
+  Norm<X> n = norm_of<X>(args.forward);
+  n.dy = args.dy.as<const X>();
+  n.out = args.dx.as<X>();
   n.dgain = args.dgain.as<T>();
   n.dbias = args.dbias.as<T>();
   if (n.batch == 0 || n.channels == 0) return;
   const bool wide =
-      n.channels % kWide<T> == 0 && is_wide_aligned(n.x) && is_wide_aligned(n.dy) && is_wide_aligned(n.out);
-  wide ? backward<T, kWide<T>>(n) : backward<T, 1>(n);
+      n.channels % kV == 0 && is_wide_aligned(n.x) && is_wide_aligned(n.dy) && is_wide_aligned(n.out);
+  wide ? backward<X, kV>(n) : backward<X, 1>(n);
+}
+
+/// Calls f(X{}) with the type that a floating dtype is stored as.
+template <class F>
+void with_pixels(DType dtype, F&& f) {
+  if (dtype == DType::bf16) return f(uint16_t{});
+  dtype == DType::f32 ? f(float{}) : f(double{});
 }
 
 }  // namespace
 
 void group_norm(GroupNormArgs args) {
-  args.x.dtype == DType::f32 ? group_norm_of<float>(args) : group_norm_of<double>(args);
+  with_pixels(args.x.dtype, [&](auto x) { group_norm_of<decltype(x)>(args); });
 }
 
 void group_norm_backward(GroupNormBackwardArgs args) {
-  args.dx.dtype == DType::f32 ? group_norm_backward_of<float>(args) : group_norm_backward_of<double>(args);
+  with_pixels(args.dx.dtype, [&](auto x) { group_norm_backward_of<decltype(x)>(args); });
 }
 
 }  // namespace halfstep::cuda

@@ -67,6 +67,7 @@ void train_fields(Self& t, Visitor&& visit) {
   visit("flip", t.flip);
   visit("micro_batches", t.micro_batches);
   visit("recompute_blocks", t.recompute_blocks);
+  visit("precision", t.precision);
   visit("data_threads", t.data_threads);
   visit("seed", t.seed);
   visit("checkpoint_every", t.checkpoint_every);
@@ -107,6 +108,7 @@ void by_name(const std::string& name, Prediction& value) { value = prediction_by
 void by_name(const std::string& name, LossWeight& value) { value = loss_weight_by_name(name); }
 void by_name(const std::string& name, EmaWarmup& value) { value = ema_warmup_by_name(name); }
 void by_name(const std::string& name, AnnealShape& value) { value = anneal_shape_by_name(name); }
+void by_name(const std::string& name, Precision& value) { value = precision_by_name(name); }
 void by_name(const std::string& name, LogsnrInput& value) { value = logsnr_input_by_name(name); }
 
 struct Reader {

@@ -13,6 +13,7 @@
 #include "diffusion/unet_config.h"
 #include "nn/ema.h"
 #include "nn/optimizer.h"
+#include "nn/precision.h"
 
 namespace halfstep {
 
@@ -42,6 +43,9 @@ struct TrainConfig {
   /// Blocks of the network are computed again in the backward pass instead of being kept: less memory, the
   /// same bits.
   bool recompute_blocks = false;
+  /// What the network computes in, that of a teacher and of evaluations included; parameters, averages and
+  /// checkpoints are f32 either way.
+  Precision precision = Precision::f32;
   int64_t data_threads = 1;  ///< that prepare batches ahead of the updates; 0: each update prepares its own
   uint64_t seed = 0;
   int64_t checkpoint_every = 1000;  ///< steps; the last step is always saved. 0: only the last

@@ -8,7 +8,10 @@
 
 namespace halfstep {
 
-Denoiser Model::denoiser() const { return make_denoiser(unet, info.config.model.prediction); }
+Denoiser Model::denoiser(Precision precision) const {
+  require_precision(precision, unet.conv_in.kernel.value().device());
+  return make_denoiser(unet, info.config.model.prediction, precision);
+}
 
 Model make_model(const Checkpoint& checkpoint, Device& device, DType dtype) {
   UNet unet(checkpoint.info.config.model.unet, UNet::Unloaded{}, {dtype, &device});

@@ -16,8 +16,8 @@ struct Model {
   std::string path;  ///< the checkpoint's folder
   UNet unet;
 
-  /// Refers to this model's unet.
-  Denoiser denoiser() const;
+  /// Refers to this model's unet. Throws Error where its device lacks `precision`.
+  Denoiser denoiser(Precision precision = Precision::f32) const;
 };
 
 /// The network of a checkpoint, frozen, with parameters of `dtype`.

@@ -160,7 +160,7 @@ class StageRun {
     if (!evaluator_)
       evaluator_.emplace(config, stage_.info.num_steps, data_, *options_.device, stage_.teacher);
     const Model model = make_model({stage_.info, trainer_.weights(), {}}, *options_.device);
-    record_.evaluation(trainer_.step(), (*evaluator_)(model.denoiser()));
+    record_.evaluation(trainer_.step(), (*evaluator_)(model.denoiser(stage_.info.config.train.precision)));
   }
 
   std::string save(bool stopped_early) {
@@ -372,7 +372,7 @@ std::string distill(const Checkpoint& first_teacher, const Config& requested, in
       prune_checkpoints(folder, stage_config.train.keep);  // a kill may have come before it, or in it
     } else {
       const Model teacher_model = make_model(teacher, *options.device);
-      const Denoiser teacher_denoiser = teacher_model.denoiser();
+      const Denoiser teacher_denoiser = teacher_model.denoiser(stage_config.train.precision);
       Trainer trainer(stage_config, *options.device);
       trainer.start_from(teacher.weights);
       if (!newest.empty()) trainer.load_state(load_checkpoint_state(newest, *options.device));

@@ -15,7 +15,7 @@ namespace {
 
 void check(const SamplerOptions& options, const Tensor& noise) {
   require(options.num_steps >= 1, "sample", "expected at least 1 step, got {}", options.num_steps);
-  require(noise.rank() >= 2 && is_floating(noise.dtype()), "sample",
+  require(noise.rank() >= 2 && is_full_precision(noise.dtype()), "sample",
           "expected noise as f32 or f64 [K, H, W, C], got {} {}", name_of(noise.dtype()), str(noise.shape()));
   if (!options.step_noise.defined()) return;
   require(options.kind == SamplerKind::ancestral, "sample",

@@ -9,20 +9,23 @@
 
 namespace halfstep {
 
-Denoiser make_denoiser(const UNet& unet, Prediction prediction) {
-  return {[&unet](const Variable& z, const NoiseLevels& logsnr, const Tensor& label) {
-            ForwardContext context;
+Denoiser make_denoiser(const UNet& unet, Prediction prediction, Precision precision) {
+  return {[&unet, precision](const Variable& z, const NoiseLevels& logsnr, const Tensor& label) {
+            ForwardContext context{.precision = precision};
             return unet(z, logsnr, label, context);
           },
           prediction, std::make_shared<char>()};
 }
 
 Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomKey dropout_key,
-                                bool recompute, const Tensor& dropout_row) {
-  return {[&unet, dropout_key, recompute, dropout_row](const Variable& z, const NoiseLevels& logsnr,
-                                                       const Tensor& label) {
-            ForwardContext context{
-                .training = true, .key = dropout_key, .recompute = recompute, .row = dropout_row};
+                                bool recompute, const Tensor& dropout_row, Precision precision) {
+  return {[&unet, dropout_key, recompute, dropout_row, precision](
+              const Variable& z, const NoiseLevels& logsnr, const Tensor& label) {
+            ForwardContext context{.training = true,
+                                   .key = dropout_key,
+                                   .recompute = recompute,
+                                   .row = dropout_row,
+                                   .precision = precision};
             return unet(z, logsnr, label, context);
           },
           prediction};
@@ -35,6 +38,7 @@ uint64_t stage_seed(uint64_t seed, int64_t num_steps) {
 Trainer::Trainer(const Config& config, Device& device)
     : config_(config), unet_(config.model.unet, config.train.seed, {DType::f32, &device}) {
   config_.validate();
+  require_precision(config_.train.precision, device);
   reset();
 }
 
@@ -109,7 +113,8 @@ void Trainer::update_in_parts(const Batch& batch, uint64_t seed, const std::vect
       const auto examples = [&](const Tensor& all) { return all.defined() ? all.slice(0, begin, end) : all; };
       const Denoiser model = make_training_denoiser(
           unet_, config_.model.prediction,
-          parts == 1 ? dropout : fold_in(dropout, static_cast<uint64_t>(part)), t.recompute_blocks, in[3]);
+          parts == 1 ? dropout : fold_in(dropout, static_cast<uint64_t>(part)), t.recompute_blocks, in[3],
+          t.precision);
       Variable loss =
           loss_of({model, examples(in[0]), examples(in[1]), examples(in[2]), numbers_in, begin, end});
       if (parts > 1) loss = loss / static_cast<double>(parts);

@@ -14,11 +14,12 @@ namespace halfstep {
 
 /// A network as samplers and losses want it: `unet` (held by reference) in evaluation mode, or in training
 /// mode with dropout masks from `dropout_key` and `dropout_row` (ForwardContext); `recompute`: see
-/// TrainConfig::recompute_blocks. Samplers may record the former's work; keep one for all calls of the same
-/// network.
-Denoiser make_denoiser(const UNet& unet, Prediction prediction);
+/// TrainConfig::recompute_blocks. Both compute in `precision`. Samplers may record the former's work; keep one
+/// for all calls of the same network.
+Denoiser make_denoiser(const UNet& unet, Prediction prediction, Precision precision = Precision::f32);
 Denoiser make_training_denoiser(const UNet& unet, Prediction prediction, RandomKey dropout_key,
-                                bool recompute = false, const Tensor& dropout_row = {});
+                                bool recompute = false, const Tensor& dropout_row = {},
+                                Precision precision = Precision::f32);
 
 /// The seed of a stage's draws: each halving has its own, as equal data order, times and noise would tie the
 /// errors of the stages together. num_steps: of the student; 0: the training on data, which has `seed`
@@ -29,7 +30,7 @@ uint64_t stage_seed(uint64_t seed, int64_t num_steps);
 /// comes from (seed, purpose, k), so the state has no generator in it.
 class Trainer {
  public:
-  /// Fresh weights from config.train.seed.
+  /// Fresh weights from config.train.seed. Throws Error where the device lacks config.train.precision.
   Trainer(const Config& config, Device& device);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;

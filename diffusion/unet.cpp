@@ -179,10 +179,13 @@ Variable UNet::operator()(const Variable& z, const NoiseLevels& logsnr, const Te
   require(z.shape() == expected, "UNet", "expected images {} ({} log-SNRs), got {}", str(expected),
           logsnr.size(), str(z.shape()));
   const int factor = static_cast<int>(config.space_to_depth);
-  // Every residual block starts with silu(conditioning): computed once.
+  // Every residual block starts with silu(conditioning): computed once. It stays as fine as the parameters:
+  // its products have one row per image, a small part of the work, and it only meets gains and biases of
+  // norms.
   const Variable emb = silu(conditioning(logsnr, label));
 
-  Variable h = conv_in(factor > 1 ? space_to_depth(z, factor) : z);
+  const Variable images = context.precision == Precision::bf16 ? to(z, DType::bf16) : z;
+  Variable h = conv_in(factor > 1 ? space_to_depth(images, factor) : images);
   std::vector<Variable> skips = {h};
   for (const Level& level : down) {
     for (size_t j = 0; j < level.blocks.size(); ++j)
@@ -204,7 +207,8 @@ Variable UNet::operator()(const Variable& z, const NoiseLevels& logsnr, const Te
     if (level->upsample) h = apply(*level->upsample, Resample::up, h, emb, context);
   }
 
-  h = conv_out(norm_out(h, Activation::silu));
+  // The last convolution makes few channels, and nothing sums over what it rounds: it is as fine as z.
+  h = conv_out(to(norm_out(h, Activation::silu), z.dtype()));
   return factor > 1 ? depth_to_space(h, factor) : h;
 }
 

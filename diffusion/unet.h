@@ -89,11 +89,12 @@ struct UNet {
   struct Unloaded {};
   UNet(const UNetConfig& config, Unloaded, TensorOptions options = {});
 
-  /// z: [B, height, width, in_channels] in the parameters' dtype; logsnr: one per image, finite. label: i64
-  /// [B] in 0 ... num_classes-1 for a class-conditional network, otherwise undefined; one on another device
-  /// is checked and sent to the network's. (Of one that lies on a GPU, a class out of range gives NaN: see
-  /// gather in tensor/ops.h.) -> [B, height, width, out_channels]. What the output means is decided by
-  /// diffusion/prediction.h.
+  /// z: [B, height, width, in_channels] in the parameters' dtype, like the output; with context.precision
+  /// bf16 everything between conv_in and conv_out is in bf16, but the conditioning is not; logsnr: one per
+  /// image, finite. label: i64 [B] in 0 ... num_classes-1 for a class-conditional network, otherwise undefined;
+  /// one on another device is checked and sent to the network's. (Of one that lies on a GPU, a class out of
+  /// range gives NaN: see gather in tensor/ops.h.) -> [B, height, width, out_channels]. What the output means
+  /// is decided by diffusion/prediction.h.
   Variable operator()(const Variable& z, const NoiseLevels& logsnr, const Tensor& label,
                       ForwardContext& context) const;
 

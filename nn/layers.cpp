@@ -12,7 +12,16 @@ Variable dropout(const Variable& x, double p, ForwardContext& context) {
 Linear::Linear(int64_t in, int64_t out, Initializer kernel_init)
     : kernel({in, out}, std::move(kernel_init)), bias({out}, init::zeros()) {}
 
-Variable Linear::operator()(const Variable& x) const { return linear(x, kernel, bias); }
+namespace {
+/// A parameter as a product with x takes it.
+Variable as_factor(const Variable& parameter, const Variable& x) {
+  return x.dtype() == DType::bf16 ? to(parameter, DType::bf16) : parameter;
+}
+}  // namespace
+
+Variable Linear::operator()(const Variable& x) const {
+  return linear(x, as_factor(kernel, x), as_factor(bias, x));
+}
 
 Conv2d::Conv2d(int64_t in, int64_t out, int stride_, Initializer kernel_init)
     : kernel({3, 3, in, out}, std::move(kernel_init)), bias({out}, init::zeros()), stride(stride_) {
@@ -20,11 +29,11 @@ Conv2d::Conv2d(int64_t in, int64_t out, int stride_, Initializer kernel_init)
 }
 
 Variable Conv2d::operator()(const Variable& x) const {
-  if (stride == 1)
-    return conv2d(x, kernel, bias, {.pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1});
+  const Variable k = as_factor(kernel, x), b = as_factor(bias, x);
+  if (stride == 1) return conv2d(x, k, b, {.pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1});
   require(x.rank() == 4 && x.size(1) % 2 == 0 && x.size(2) % 2 == 0, "Conv2d",
           "expected images [B, H, W, C] of even height and width for stride 2, got {}", str(x.shape()));
-  return conv2d(x, kernel, bias, {.stride_h = 2, .stride_w = 2, .pad_bottom = 1, .pad_right = 1});
+  return conv2d(x, k, b, {.stride_h = 2, .stride_w = 2, .pad_bottom = 1, .pad_right = 1});
 }
 
 GroupNorm::GroupNorm(int64_t channels, int64_t groups_, double eps_)

@@ -1,9 +1,14 @@
 // Layers: those of the diffusion UNet, with the parameter names and shapes of the official Flax code, and two
 // more normalisations.
+//
+// Layers compute in the dtype of x: beside x in bf16, kernels and biases of products are rounded to bf16 for
+// the call (their gradients come back in the parameters' dtype), and parameters of norms are used as they
+// are.
 #pragma once
 
 #include "autograd/ops.h"
 #include "nn/module.h"
+#include "nn/precision.h"
 
 namespace halfstep {
 
@@ -20,6 +25,8 @@ struct ForwardContext {
   /// An i64 scalar on the device, read there: rows of one key have different masks (see dropout in
   /// tensor/ops.h).
   Tensor row = {};
+  /// What a network that casts its own input computes in, such as UNet.
+  Precision precision = Precision::f32;
 
   RandomKey next_key() { return fold_in(key, keys_taken++); }
 };

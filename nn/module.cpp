@@ -59,7 +59,7 @@ void require_alike(std::string_view where, const Parameters& parameters) {
   require(!parameters.empty(), where, "expected at least one parameter, got none");
   const TensorOptions options = parameters.front().variable.options();
   for (const auto& [name, p] : parameters)
-    require(is_floating(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
+    require(is_full_precision(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
             where, "expected all parameters as f32 or f64 on one device; {} is {} on {}, {} is {} on {}",
             parameters.front().name, name_of(options.dtype), options.device->name(), name, name_of(p.dtype()),
             p.options().device->name());

@@ -132,7 +132,8 @@ def table(usages):
     yield ""
     yield "What `scripts/cuda_gate.py --table docs/cuda-kernels.md` found: of each kernel the worst of its instances, registers"
     yield "of a thread and warps that a multiprocessor holds (with the shared memory that is known here, the static one). No"
-    yield "kernel spills registers; `map_elements` keeps 40 bytes in local memory for sine and cosine of huge arguments."
+    yield "kernel spills registers; kernels of elementwise.cu that choose among all formulas keep 40 bytes in"
+    yield "local memory for sine and cosine of huge arguments."
     yield "[cuda.md](cuda.md) says what the kernels do."
     yield ""
     yield "| kernel | file | instances | " + " | ".join(f"sm_{a}: registers, warps" for a in sorted({u.arch for u in usages})) \

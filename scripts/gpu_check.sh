@@ -73,7 +73,10 @@ fi
 seconds=1
 $quick && seconds=0.1
 section "Kernels" build-gpu/apps/halfstep bench --device cuda --what kernels --seconds "$seconds"
-section "Networks" build-gpu/apps/halfstep bench --device cuda --what model --seconds "$seconds" --profile
+for precision in f32 bf16; do
+  section "Networks in $precision" build-gpu/apps/halfstep bench --device cuda --what model --precision "$precision" \
+    --seconds "$seconds" --profile
+done
 
 echo "The report: $out ($failed of its parts failed)"
 ((failed == 0))

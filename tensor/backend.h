@@ -11,6 +11,11 @@
 //   * work is executed as if in order of the calls; `download` and `synchronize` wait for it;
 //   * checks of shapes, dtypes and devices happen above (tensor/ops.h): entries may trust their arguments;
 //   * results do not depend on the number of threads, and two equal calls give equal bits.
+//
+// bf16: where `computes_bf16` says so, every floating argument may be bf16, all of a call alike, except that
+// statistics (mean, rstd, log_sum_exp) and the control block of an optimiser are never, and that gain and
+// bias of a group norm may be f32. A call computes in f32 and rounds each bf16 result once, at its end.
+//
 // `reference` (tensor/reference.cpp) is the plain-loop oracle; `cpu` starts as a copy of it and replaces
 // pointers; `cuda` fills the same table. To speed up a kernel, change one pointer.
 #pragma once
@@ -131,21 +136,24 @@ enum class Activation : uint8_t { none, silu };
 
 /// y = activation((x - mean) * rstd * gain + bias), statistics over the pixels and the channels of a group
 /// (biased variance, two-pass). x, y: [B, P, C] contiguous (P = H*W); gain, bias: [B or 1, C] contiguous;
-/// mean, rstd: [B, G], written by forward in x's dtype and read by backward.
+/// mean, rstd: [B, G], written by forward in x's dtype (f32 for bf16) and read by backward. For bf16 x gain
+/// and bias may both be f32.
 struct GroupNormArgs {
   Array x, gain, bias, y, mean, rstd;
   int groups = 1;
   double eps = 1e-6;
   Activation activation = Activation::none;
 };
-/// dx: [B, P, C]; dgain, dbias: [B, C] always per example (the caller sums over B when gain has one row).
+/// dx: [B, P, C]; dgain, dbias: [B, C] always per example (the caller sums over B when gain has one row), in
+/// gain's dtype.
 struct GroupNormBackwardArgs {
   GroupNormArgs forward;  ///< with y absent
   Array dy, dx, dgain, dbias;
 };
 
 /// Scaled dot-product attention. q: [B, L, H, D], k, v: [B, S, H, D], out: [B, L, H, D]; last axis has stride
-/// 1, other strides are free. log_sum_exp: [B, H, L] contiguous, written by forward, read by backward.
+/// 1, other strides are free. log_sum_exp: [B, H, L] contiguous, written by forward, read by backward; f32
+/// for bf16.
 struct AttentionArgs {
   Array q, k, v, out, log_sum_exp;
   double scale = 1;
@@ -253,6 +261,8 @@ struct Backend {
   /// Calls have finished when they return, and the host may read the memory cheaply: indices are then
   /// checked. An asynchronous device would have to be waited for; it gives NaN for an index out of range.
   bool synchronous;
+  /// Entries take bf16 (see the top of this file); otherwise only fill and copy do.
+  bool computes_bf16;
 
   // Memory. allocate returns memory aligned to 64 bytes or nullptr; it is called by the caching allocator
   // only.
@@ -288,14 +298,14 @@ struct Backend {
   void (*where)(Array out, Array condition, Array a, Array b);
 
   /// out has x's rank, with size 1 on the reduced axes. f32 sums keep an error of the order of pairwise
-  /// summation. dtype of out: x's, or f64 for an f32 x.
+  /// summation. dtype of out: x's, or f64 for an f32 or bf16 x.
   void (*reduce)(ReduceOp op, Array out, Array x);
   /// out[.., i, ..] = x[.., 0, ..] + ... + x[.., i, ..] along `axis`; accumulated in double.
   void (*cumulative_sum)(Array out, Array x, int axis);
   /// out (i64): the order that sorts x along `axis`; equal elements keep their order, NaN counts as largest.
   void (*argsort)(Array out, Array x, int axis, bool descending);
 
-  /// out[.., i, ..] = x[.., index[.., i, ..], ..] along `axis`, for f32, f64 and i64. index (i64) has out's
+  /// out[.., i, ..] = x[.., index[.., i, ..], ..] along `axis`, for every dtype. index (i64) has out's
   /// shape; x differs from it on `axis` only. An index outside the axis gives NaN (-1 for i64).
   void (*gather)(Array out, Array x, Array index, int axis);
   /// The adjoint of gather: out = 0, then out[.., index[.., i, ..], ..] += source[.., i, ..] in the order of

@@ -1,10 +1,11 @@
-// The computing entries of a Backend, as a list, and their arguments as values: for tables that wrap every
-// one of them.
+// The computing entries of a Backend, as a list, their arguments as values, and the arrays among them: for
+// tables that wrap every one of them.
 #pragma once
 
 #include <string_view>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tensor/backend.h"
@@ -77,6 +78,136 @@ auto later(const Backend& backend, const Arguments&... arguments) {
   return [&backend, kept = std::tuple{Kept<Arguments>(arguments)...}] {
     std::apply([&backend](const auto&... each) { (backend.*Entry)(each.get()...); }, kept);
   };
+}
+
+/// What an entry does with an array.
+enum class Use : uint8_t { read, write, update };
+
+namespace detail {
+
+/// Entries of other arguments have other types and cannot be compared.
+template <auto Entry, auto Other>
+inline constexpr bool is_entry = std::is_same_v<decltype(Entry), decltype(Other)>;
+
+// The arrays of each kind of arguments, absent ones included; Entry tells the passes apart that share one.
+template <auto Entry, class F>
+void arrays_of(GemmArgs& a, F f) {
+  f(a.a, Use::read), f(a.b, Use::read), f(a.bias, Use::read);
+  f(a.c, a.beta != 0 ? Use::update : Use::write);
+}
+template <auto Entry, class F>
+void arrays_of(Conv2dArgs& a, F f) {
+  const Array* const result = Entry == &Backend::conv2d_forward         ? &a.y
+                              : Entry == &Backend::conv2d_backward_data ? &a.x
+                                                                        : &a.kernel;
+  for (Array* array : {&a.x, &a.kernel, &a.bias, &a.y}) f(*array, array == result ? Use::write : Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(GroupNormArgs& a, F f) {
+  for (Array* array : {&a.x, &a.gain, &a.bias}) f(*array, Use::read);
+  const Use use = is_entry<Entry, &Backend::group_norm> ? Use::write : Use::read;
+  for (Array* array : {&a.y, &a.mean, &a.rstd}) f(*array, use);
+}
+template <auto Entry, class F>
+void arrays_of(GroupNormBackwardArgs& a, F f) {
+  arrays_of<Entry>(a.forward, f);
+  f(a.dy, Use::read);
+  for (Array* array : {&a.dx, &a.dgain, &a.dbias}) f(*array, Use::write);
+}
+template <auto Entry, class F>
+void arrays_of(AttentionArgs& a, F f) {
+  for (Array* array : {&a.q, &a.k, &a.v}) f(*array, Use::read);
+  const Use use = is_entry<Entry, &Backend::attention> ? Use::write : Use::read;
+  for (Array* array : {&a.out, &a.log_sum_exp}) f(*array, use);
+}
+template <auto Entry, class F>
+void arrays_of(AttentionBackwardArgs& a, F f) {
+  arrays_of<Entry>(a.forward, f);
+  f(a.d_out, Use::read);
+  for (Array* array : {&a.dq, &a.dk, &a.dv}) f(*array, Use::write);
+}
+template <auto Entry, class F>
+void arrays_of(RandomArgs& a, F f) {
+  f(a.out, Use::write);
+}
+template <auto Entry, class F>
+void arrays_of(DropoutArgs& a, F f) {
+  f(a.x, Use::read), f(a.row, Use::read), f(a.y, Use::write);
+}
+template <auto Entry, class F>
+void arrays_of(OptimizerControlArgs& a, F f) {
+  f(a.control, Use::update), f(a.sum_squares, Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(SumOfSquaresArgs& a, F f) {
+  f(a.out, Use::write);
+}
+template <auto Entry, class F>
+void arrays_of(AdamArgs& a, F f) {
+  f(a.control, Use::read), f(a.learning_rate, Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(SgdArgs& a, F f) {
+  f(a.control, Use::read), f(a.learning_rate, Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(MovingAverageArgs& a, F f) {
+  f(a.weight, Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(MaxPool2dArgs& a, F f) {
+  f(a.x, Use::read), f(a.y, Use::write), f(a.index, Use::write);
+}
+template <auto Entry, class F>
+void arrays_of(UnaryArgs&, F) {}
+
+// The arrays of one element of a list.
+template <auto Entry, class F>
+void arrays_of(Array& a, F f) {
+  f(a, Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(AdamParameter& a, F f) {
+  for (Array* array : {&a.param, &a.m, &a.v, &a.v_max}) f(*array, Use::update);
+  f(a.grad, Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(SgdParameter& a, F f) {
+  for (Array* array : {&a.param, &a.buffer}) f(*array, Use::update);
+  f(a.grad, Use::read);
+}
+template <auto Entry, class F>
+void arrays_of(AveragedArray& a, F f) {
+  f(a.average, Use::update), f(a.source, Use::read);
+}
+
+}  // namespace detail
+
+/// Calls f(Array&, Use) for every array among the arguments of an entry, absent ones included, but for those of
+/// lists:
+///   for_each_array<&Backend::gemm>(f, args);
+/// Where arrays are arguments themselves, the first of them is the result.
+template <auto Entry, class F, class... Args>
+void for_each_array(F f, Args&... args) {
+  Use next = Use::write;
+  const auto visit = [&](auto& argument) {
+    using T = std::remove_reference_t<decltype(argument)>;
+    if constexpr (std::is_same_v<T, Array>)
+      f(argument, std::exchange(next, Use::read));
+    else if constexpr (std::is_class_v<T>)
+      detail::arrays_of<Entry>(argument, f);
+  };
+  (visit(args), ...);
+}
+
+/// The same for the lists among the arguments of an entry, which are kept.
+template <auto Entry, class F, class... Args>
+void for_each_listed_array(F f, Kept<Args>&... kept) {
+  const auto visit = [&](auto& each) {
+    if constexpr (requires { each.list; })
+      for (auto& item : each.list) detail::arrays_of<Entry>(item, f);
+  };
+  (visit(kept), ...);
 }
 
 }  // namespace halfstep

@@ -198,6 +198,12 @@ std::string Device::description() const {
   return fmt::format("{} ({}, convolutions {})", name(), name_of(selected_isa()), name_of(conv_method()));
 }
 
+void require_bf16(const Device& device, std::string_view where) {
+  require(device.backend.computes_bf16, where,
+          "expected a device that computes in bf16, got '{}'; a GPU needs compute capability 8.0: use f32",
+          device.name());
+}
+
 // Devices are never destroyed: tensors in static storage may outlive any order of destruction.
 Device& reference_device() {
   static Device& device = *new Device(reference_backend());

@@ -109,6 +109,9 @@ class Device {
   std::atomic<bool> graphs_ = true, capturing_ = false;
 };
 
+/// Throws Error "[where] ..." unless the device computes in bf16.
+void require_bf16(const Device& device, std::string_view where);
+
 /// The devices of the plain loops and of the fast kernels of the CPU.
 Device& reference_device();
 Device& cpu_device();

@@ -29,6 +29,23 @@
 
 namespace halfstep::formulas::inline HALFSTEP_ISA {
 
+// --- bf16: the upper half of an f32, stored as uint16_t ----------------------------------------------------
+
+HALFSTEP_HOST_DEVICE inline float from_bf16(uint16_t bits) {
+  const uint32_t wide = uint32_t{bits} << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+/// To the nearest, ties to even; NaN stays NaN.
+HALFSTEP_HOST_DEVICE inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
+  return static_cast<uint16_t>(value != value ? quiet : rounded);
+}
+
 // --- elementary functions of plain numbers -----------------------------------------------------------------
 
 /// a * b + c, rounded once where the machine has an instruction for it.

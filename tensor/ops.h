@@ -1,7 +1,8 @@
 // The Tensor algebra: functions of values, without gradients. Each checks its arguments, allocates its result
 // and calls one entry of the Backend. autograd/ops.h has the same names for Variables.
 //
-// Unless said otherwise operands are f32 or f64, of one dtype and on one device, and results are contiguous.
+// Unless said otherwise operands are f32, f64 or bf16, of one dtype and on one device, and results are
+// contiguous. In bf16 each function computes in f32 and rounds its result once.
 // Every function throws Error "[name] ..." when its arguments do not fit.
 #pragma once
 
@@ -106,12 +107,12 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& before, const std::vecto
 /// 0, 1, ..., n - 1. For i64 as well as f32 and f64.
 Tensor arange(int64_t n, TensorOptions options = {});
 /// out[.., i, ..] = x[.., index[.., i, ..], ..] along `axis`. index (i64) has x's rank; off the axis its
-/// sizes are x's or 1 (broadcast). x may be f32, f64 or i64.
+/// sizes are x's or 1 (broadcast). x may be of any dtype.
 Tensor gather(const Tensor& x, int axis, const Tensor& index);
 /// The adjoint of gather: zeros of size `size` along `axis`, to which source[.., i, ..] is added at
 /// index[.., i, ..]. index: as for gather.
 Tensor scatter_add(const Tensor& source, int axis, const Tensor& index, int64_t size);
-/// [...] labels (i64) in 0..classes-1 -> [..., classes] of `dtype`: 1 at the label, else 0.
+/// [...] labels (i64) in 0..classes-1 -> [..., classes] of `dtype`, f32 or f64: 1 at the label, else 0.
 Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype = DType::f32);
 /// The order (i64) that sorts x along `axis`, so that gather(x, axis, argsort(x, axis)) is sorted. Equal
 /// elements keep their order; NaN counts as the largest.
@@ -127,7 +128,8 @@ Tensor softmax_backward(const Tensor& dy, const Tensor& y);
 struct GroupNormResult {
   Tensor y, mean, rstd;
 };
-/// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]; C must be divisible by groups. See GroupNormArgs.
+/// x [B, ..., C]; gain, bias [C], [1, C] or [B, C]; C must be divisible by groups. See GroupNormArgs. Beside
+/// x in bf16, gain and bias may be f32; mean and rstd then are, too.
 GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, int groups, double eps,
                            Activation activation);
 /// Gradients of group_norm.
@@ -138,7 +140,8 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
                                        const Tensor& bias, const GroupNormResult& forward, int groups,
                                        double eps, Activation activation);
 
-/// The output, and the logarithm of the softmax's denominator [B, H, L], which the backward needs.
+/// The output, and the logarithm of the softmax's denominator [B, H, L] (f32 for bf16), which the backward
+/// needs.
 struct AttentionResult {
   Tensor out, log_sum_exp;
 };

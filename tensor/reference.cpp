@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tensor/backend.h"
+#include "tensor/bf16_entries.h"
 #include "tensor/error.h"
 #include "tensor/formulas.h"
 #include "tensor/philox.h"
@@ -55,21 +56,6 @@ void synchronize() {}
 
 // --- elementwise -------------------------------------------------------------------------------------------
 
-float from_bf16(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-/// Round to nearest even; NaN stays NaN.
-uint16_t to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /// Calls f(load, store): how a dtype is read and written as a number of its own precision.
 template <class F>
 void with_element(DType dtype, F&& f) {
@@ -85,8 +71,8 @@ void with_element(DType dtype, F&& f) {
           int64_t{}, [](int64_t v) { return v; }, [](auto v) { return static_cast<int64_t>(v); });
     case DType::bf16:
       return f(
-          uint16_t{}, [](uint16_t v) { return from_bf16(v); },
-          [](auto v) { return to_bf16(static_cast<float>(v)); });
+          uint16_t{}, [](uint16_t v) { return formulas::from_bf16(v); },
+          [](auto v) { return formulas::to_bf16(static_cast<float>(v)); });
   }
 }
 
@@ -726,6 +712,7 @@ void max_pool2d(MaxPool2dArgs p) {
 constexpr Backend kReference = {
     .name = "reference",
     .synchronous = true,
+    .computes_bf16 = false,
     .allocate = allocate,
     .release = release,
     .upload = upload,
@@ -762,9 +749,13 @@ constexpr Backend kReference = {
     .moving_average = moving_average,
     .max_pool2d = max_pool2d,
 };
+const Backend& plain() { return kReference; }
 
 }  // namespace
 
-const Backend& reference_backend() { return kReference; }
+const Backend& reference_backend() {
+  static const Backend table = with_bf16<plain>();
+  return table;
+}
 
 }  // namespace halfstep

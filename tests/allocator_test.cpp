@@ -315,7 +315,8 @@ TEST_CASE("devices and dtypes are found by name") {
   }
   CHECK(is_floating(DType::f32));
   CHECK(is_floating(DType::f64));
-  CHECK_FALSE(is_floating(DType::bf16));
+  CHECK(is_floating(DType::bf16));
+  CHECK_FALSE(is_full_precision(DType::bf16));
   CHECK_FALSE(is_floating(DType::i64));
   CHECK(dtype_of<float>() == DType::f32);
   CHECK(dtype_of<double>() == DType::f64);

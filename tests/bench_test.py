@@ -76,6 +76,12 @@ def times_a_model(folder):
         equal(sums, {row["entry"]: row["calls"] for row in one[name]["profile"]}, f"{name}: shapes add up to entries")
         convolutions = {row["shapes"] for row in rows if row["entry"] == "conv2d_forward"}
         check(len(convolutions) > 2 and all("(3, 3" in s for s in convolutions), "shapes of convolutions", convolutions)
+    # In bf16 the same products, and conversions beside them.
+    _, coarse = cases(*arguments, "--batch-size", 2, "--threads", 1, "--precision", "bf16")
+    for name in one:
+        equal(coarse[name]["flops"], one[name]["flops"], f"{name}: the operations do not depend on the precision")
+        copies = [sum(row["calls"] for row in case["profile"] if row["entry"] == "copy") for case in (one[name], coarse[name])]
+        check(copies[1] > copies[0], f"{name}: bf16 converts", copies)
     call, training = one["network call"]["flops"], one["training step"]["flops"]
     check(2.5 < training / call < 3.5, "a training step is about three network calls", training / call)
     check(1.9 < (one["distillation step"]["flops"] - training) / call < 2.1, "a distillation step is two calls more")

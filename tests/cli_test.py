@@ -94,6 +94,55 @@ def test_resume(run, checks):
                    "eps")
 
 
+def test_precision(run, checks):
+    """--precision bf16: recorded, inherited, resumed to the bit, with checkpoints in f32 that serve both."""
+    bf16 = ["--precision", "bf16", "--no-anneal"]
+    checks.runs(run.train("coarse", *bf16, "--max-steps", 8), "train --precision")
+    checks.runs(run.train("parts-coarse", *bf16, "--max-steps", 4), "first part")
+    checks.runs(run("train", "--data", "data", "--out", "parts-coarse", "--resume", "--max-steps", 8), "second part")
+    for name in ("model.safetensors", "state.safetensors"):
+        checks.check(run.path(f"coarse/step-00000008/{name}").read_bytes()
+                     == run.path(f"parts-coarse/step-00000008/{name}").read_bytes(), f"equal {name}")
+    checks.equal({dtype for dtype, _, _ in run.tensors("coarse/step-00000008/model.safetensors").values()}, {"F32"},
+                 "a checkpoint is f32")
+    info = json.loads(run("info", "coarse", "--json").stdout)
+    checks.equal((info["precision"], info["train"]["precision"]), ("bf16", "bf16"), "info --json")
+    checks.check(", in bf16" in run("info", "coarse").stdout, "info names the precision")
+    manifest = json.loads(run.path("coarse/manifest.json").read_text())
+    checks.equal(manifest["config"]["train"]["precision"], "bf16", "the manifest has it")
+
+    checks.runs(run.train("fine", "--no-anneal", "--max-steps", 8), "train in f32")
+    logs = [[json.loads(line)["loss"] for line in run.path(f"{name}/log.jsonl").read_text().splitlines()]
+            for name in ("fine", "coarse")]
+    checks.check(logs[0] != logs[1], "it has an effect", str(logs))
+    # 8 bits in each activation, and what a few updates make of it.
+    checks.check(all(abs(a - b) <= 0.1 * a for a, b in zip(*logs)), "the losses are near", str(logs))
+    checks.runs(run("train", "--data", "data", "--out", "coarse", "--resume", "--max-steps", 9, "--precision", "f32"),
+                "a run may change its precision")
+    checks.equal(json.loads(run("info", "coarse", "--json").stdout)["precision"], "f32", "and then has the new one")
+
+    for precision in ("f32", "bf16"):
+        result = checks.runs(run("sample", "parts-coarse", "--num", 2, "--steps", 4, "--tensors", precision,
+                                 "--precision", precision, "--json"), "sample --precision")
+        checks.equal(json.loads(result.stdout)["precision"], precision, "sample --json")
+    fine, coarse = (run.tensors(name)["samples"] for name in ("f32", "bf16"))
+    checks.equal(coarse[0], "F32", "samples are f32")
+    checks.close(coarse[2], fine[2], 0.2, "samples are near")
+    checks.check(coarse[2] != fine[2], "but not the same")
+
+    checks.runs(run("distill", "parts-coarse", "--out", "coarse-students", "--data", "data", "--from-steps", 2,
+                    "--max-steps", 2), "distill")
+    checks.equal(json.loads(run("info", "coarse-students", "--json").stdout)["precision"], "bf16",
+                 "a student inherits it")
+    checks.runs(run("demo", "--out", "coarse-demo", "--data", "data", "--config", "tiny.json", "--minutes", "0.002",
+                    "--precision", "bf16"), "demo --precision")
+    plan = json.loads(run.path("coarse-demo/plan.json").read_text())
+    checks.equal([plan[name]["train"]["precision"] for name in ("teacher", "student")], ["bf16", "bf16"], "its plan")
+    checks.refuses(run.train("x", "--precision", "half"), 2, "expected f32 or bf16")
+    checks.refuses(run("sample", "fine", "--out", "x", "--precision", "f16"), 2, "expected f32 or bf16")
+    checks.refuses(run.train("x", "--set", "train.precision=half"), 2, "expected f32 or bf16")
+
+
 def test_settings(run, checks):
     """Flag over file over default, and settings that do not fit."""
     shown = json.loads(checks.runs(run.train("x", "--batch-size", 5, "--prediction", "both", "--print-config"),
@@ -410,8 +459,8 @@ def test_demo(run, checks):
         checks.check(run.path(path + "/model.safetensors").read_bytes() == content, f"{path} is the same again")
 
 
-SCENARIOS = (test_help, test_usage_errors, test_train, test_resume, test_settings, test_data, test_devices, test_info,
-             test_sample, test_noise_and_trajectory, test_predict, test_classes, test_distill, test_interrupt,
+SCENARIOS = (test_help, test_usage_errors, test_train, test_resume, test_precision, test_settings, test_data, test_devices,
+             test_info, test_sample, test_noise_and_trajectory, test_predict, test_classes, test_distill, test_interrupt,
              test_demo)
 
 

@@ -30,6 +30,8 @@ CASES = [
     ("halfstep train --out x --loss sn", ["snr", "snr+1"]),
     ("halfstep train --prediction ", ["x", "eps", "v", "both"]),
     ("halfstep train --ema-warmup r", ["ramp"]),
+    ("halfstep distill runs --precision ", ["f32", "bf16"]),
+    ("halfstep sample runs --precision b", ["bf16"]),
     ("halfstep sample runs --sampler a", ["ancestral"]),
     ("halfstep sample runs --variance f", ["fixed_small", "fixed_large"]),
     ("halfstep info runs --device c", ["cpu", "cuda"]),

@@ -122,6 +122,25 @@ def trains_and_distils(folder):
              "--max-steps", 14)
 
 
+def computes_in_bf16(folder):
+    write_data(folder / "data")
+    (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
+    train = ["train", "--config", "tiny.json", "--data", "data", "--max-steps", 4, "--precision", "bf16"]
+    losses = {}
+    for device in ("cpu", "cuda"):
+        halfstep(folder, *train, "--out", device, "--device", device)
+        losses[device] = [json.loads(line)["loss"] for line in (folder / device / "log.jsonl").read_text().splitlines()]
+    # Sums in another order tip single roundings to 8 bits over.
+    check(all(abs(a - b) <= 1e-2 * abs(a) for a, b in zip(losses["cpu"], losses["cuda"])), "losses in bf16", losses)
+    halfstep(folder, "sample", "cuda", "--device", "cuda", "--num", 2, "--steps", 2, "--out", "x.png", "--precision", "bf16")
+    # On a GPU without bf16 there is one error, before anything is computed or written.
+    for command in ([*train, "--out", "old"], ["sample", "cuda", "--out", "old", "--precision", "bf16"],
+                    ["bench", "network", "--what", "model", "--config", "tiny.json", "--precision", "bf16"]):
+        result = halfstep(folder, *command, "--device", "cuda", code=1, HALFSTEP_EMULATION_CAPABILITY="75")
+        check("[precision] expected a device that computes in bf16, got 'cuda'; a GPU needs compute capability 8.0"
+              in result.stderr, "bf16 on an old GPU", result.stderr)
+
+
 def gradients_and_errors(folder):
     result = halfstep(folder, "gradcheck", "softmax", "conv2d 1x1", "--backend", "cuda")
     check("cuda" in result.stdout and "FAIL" not in result.stdout, "gradcheck on the GPU", result.stdout)
@@ -154,5 +173,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     PROGRAM = os.path.abspath(sys.argv[1])
-    sys.exit(run_in_own_folders([the_same_pictures_as_the_cpu, only_inputs_are_sent, trains_and_distils, gradients_and_errors],
-                                checks))
+    sys.exit(run_in_own_folders([the_same_pictures_as_the_cpu, only_inputs_are_sent, trains_and_distils, computes_in_bf16,
+                                 gradients_and_errors], checks))

@@ -30,6 +30,7 @@ PUBLIC = ("tensor", "autograd", "nn", "diffusion")
 INTERNAL = {
     "tensor/cpu/": ("tensor", "bench", "tests"),
     "tensor/backend_entries.h": ("tensor", "bench", "tests"),
+    "tensor/bf16_entries.h": ("tensor", "cuda"),
     "tensor/formulas.h": ("tensor", "cuda", "autograd", "tests"),
     "tensor/ops/": ("tensor",),
     "tensor/program.h": ("tensor", "autograd", "apps", "tests"),

@@ -134,7 +134,7 @@ TEST_CASE("misuse is answered with [op] what was expected, what came, a hint") {
       {[&] { add(m43, f64); }, "[add] dtypes differ: f32 and f64; convert one with to(dtype)"},
       {[&] { multiply(m43, elsewhere); },
        "[multiply] devices differ: 'cpu' and 'reference'; move one with to(device)"},
-      {[&] { affine(labels, 2, 0); }, "[affine] expected f32 or f64, got i64; convert with to(dtype)"},
+      {[&] { affine(labels, 2, 0); }, "[affine] expected f32, f64 or bf16, got i64; convert with to(dtype)"},
       {[&] { sum(m43, {2}); }, "[sum] axis 2 is outside -2..1 of a tensor with 2 axes"},
       {[&] {
          m43.reshape({5, -1});

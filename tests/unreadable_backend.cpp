@@ -85,6 +85,7 @@ Backend make_backend() {
   Backend b{};
   b.name = "unreadable";
   b.synchronous = false;
+  b.computes_bf16 = reference_backend().computes_bf16;
   b.allocate = allocate;
   b.release = release;
   b.upload = upload;

@@ -281,7 +281,7 @@ TEST_CASE("a leaf with another value is noticed, whatever rules kept") {
   CHECK(error_of([&] { sum(z).backward(); }).find("another value") != std::string::npos);
   CHECK(error_of([&] {
           x.set_value(Tensor::ones({2}, {DType::i64, &cpu_device()}));
-        }).find("only f32 and f64") != std::string::npos);
+        }).find("only f32, f64 and bf16") != std::string::npos);
   CHECK(x.shape() == Shape{4});
 }
 
@@ -707,7 +707,7 @@ TEST_CASE("only what rules need is kept") {
 TEST_CASE("requires_grad belongs to floating leaves") {
   Variable labels(Tensor::zeros({2}, {DType::i64, &cpu_device()}));
   CHECK(error_of([&] { labels.set_requires_grad(true); }) ==
-        "[requires_grad] only f32 and f64 have gradients, got i64");
+        "[requires_grad] only f32, f64 and bf16 have gradients, got i64");
   const Variable x = leaf({1}, {});
   Variable y = x * 2.0;
   CHECK(error_of([&] { y.set_requires_grad(false); }).find("'affine'") != std::string::npos);

@@ -130,7 +130,7 @@ std::vector<Variable> split(const Variable& x, const std::vector<int64_t>& sizes
 }
 
 Variable to(const Variable& x, DType dtype) {
-  require(is_floating(dtype), "to", "expected f32 or f64, got {}", name_of(dtype));
+  require(is_floating(dtype), "to", "expected f32, f64 or bf16, got {}", name_of(dtype));
   if (dtype == x.dtype()) return x;
   return record("to", x.value().to(dtype), {x},
                 [from = x.dtype()](const Variable& g) -> std::vector<Variable> { return {to(g, from)}; });

@@ -17,7 +17,8 @@ Variable group_norm(const Variable& x, const Variable& gain, const Variable& bia
                     Activation activation) {
   const int64_t batch = x.size(0), channels = x.size(-1);
   const int64_t pixels = x.numel() / (batch * channels);
-  const Variable grouped = reshape(x, {batch, pixels, groups, channels / groups});
+  // In gain's dtype, which is finer where x is bf16.
+  const Variable grouped = reshape(to(x, gain.dtype()), {batch, pixels, groups, channels / groups});
   const Variable centred = subtract(grouped, mean(grouped, {1, 3}, true));
   const Variable variance = mean(square(centred), {1, 3}, true);
   const Variable h = reshape(divide(centred, sqrt(variance + eps)), {batch, pixels, channels});
@@ -25,7 +26,7 @@ Variable group_norm(const Variable& x, const Variable& gain, const Variable& bia
     return reshape(v, {v.rank() == 1 ? 1 : v.size(0), 1, channels});
   };
   const Variable u = reshape(add(multiply(h, per_channel(gain)), per_channel(bias)), x.shape());
-  return activation == Activation::silu ? silu(u) : u;
+  return to(activation == Activation::silu ? silu(u) : u, x.dtype());
 }
 
 Variable softmax(const Variable& x) {
@@ -113,8 +114,11 @@ Variable group_norm(const Variable& x, const Variable& gain, const Variable& bia
 }
 
 namespace {
-Variable or_constant(const Variable& given, double value, const Variable& x) {
-  return given.defined() ? given : Variable(Tensor::full({x.size(-1)}, value, x.options()));
+/// A gain or bias, or a constant that goes with x and the other of the two.
+Variable or_constant(const Variable& given, double value, const Variable& x, const Variable& other) {
+  if (given.defined()) return given;
+  const DType dtype = other.defined() ? other.dtype() : statistics_dtype(x.dtype());
+  return Variable(Tensor::full({x.size(-1)}, value, {dtype, &x.value().device()}));
 }
 }  // namespace
 
@@ -126,8 +130,8 @@ Variable layer_norm(const Variable& x, const Variable& gain, const Variable& bia
       require(v->shape() == Shape{channels}, "layer_norm",
               "expected gain and bias of shape ({},) or none, got {}", channels, str(v->shape()));
   const int64_t rows = channels ? x.numel() / channels : 0;
-  const Variable y =
-      group_norm(reshape(x, {rows, 1, channels}), or_constant(gain, 1, x), or_constant(bias, 0, x), 1, eps);
+  const Variable y = group_norm(reshape(x, {rows, 1, channels}), or_constant(gain, 1, x, bias),
+                                or_constant(bias, 0, x, gain), 1, eps);
   return reshape(y, x.shape());
 }
 
@@ -135,7 +139,8 @@ Variable instance_norm(const Variable& x, const Variable& gain, const Variable& 
   require(x.rank() >= 3 && x.size(-1) > 0, "instance_norm",
           "expected x [B, ..., C] with axes of pixels between and at least one channel, got {}",
           str(x.shape()));
-  return group_norm(x, or_constant(gain, 1, x), or_constant(bias, 0, x), static_cast<int>(x.size(-1)), eps);
+  return group_norm(x, or_constant(gain, 1, x, bias), or_constant(bias, 0, x, gain),
+                    static_cast<int>(x.size(-1)), eps);
 }
 
 Variable attention(const Variable& q, const Variable& k, const Variable& v, double requested_scale) {

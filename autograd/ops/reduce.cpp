@@ -86,7 +86,7 @@ Variable norm(const Variable& x, const std::vector<int>& axes, bool keep_dims, d
 Variable logsumexp(const Variable& x, const std::vector<int>& axes, bool keep_dims) {
   require(x.numel() > 0, "logsumexp", "expected at least one element, got shape {}", str(x.shape()));
   // Any finite shift gives the same result, so it needs no gradient; the largest element avoids overflow.
-  const double limit = x.dtype() == DType::f32 ? 3e38 : 1e308;
+  const double limit = x.dtype() == DType::f64 ? 1e308 : 3e38;
   const Tensor shift = clamp(max(x.value(), axes, true), -limit, limit);
   const Variable total = log(sum(exp(subtract(x, Variable(shift))), axes, keep_dims));
   return add(total, Variable(shift.reshape(total.shape())));

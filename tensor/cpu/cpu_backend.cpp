@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "tensor/bf16_entries.h"
 #include "tensor/cpu/pages.h"
 #include "tensor/error.h"
 
@@ -34,6 +35,18 @@ Backend backend_with(void (*override_entries)(Backend&)) {
   backend.release = [](void* memory, size_t bytes) { cpu::release_pages(memory, bytes); };
   cpu::override_random(backend);
   override_entries(backend);
+  return backend;
+}
+
+/// The kernels of an instruction set, in f32 and f64.
+template <void (*OverrideEntries)(Backend&)>
+const Backend& full_precision() {
+  static const Backend backend = backend_with(OverrideEntries);
+  return backend;
+}
+template <void (*OverrideEntries)(Backend&)>
+const Backend& complete() {
+  static const Backend backend = with_bf16<full_precision<OverrideEntries>>();
   return backend;
 }
 
@@ -73,17 +86,10 @@ const Backend& cpu_backend_for(Isa isa) {
   // Each table is filled only where it is asked for: the function that fills it is itself compiled for that
   // instruction set.
 #if defined(__x86_64__)
-  if (isa == Isa::avx512) {
-    static const Backend avx512 = backend_with(cpu::avx512::override_entries);
-    return avx512;
-  }
-  if (isa == Isa::avx2) {
-    static const Backend avx2 = backend_with(cpu::avx2::override_entries);
-    return avx2;
-  }
+  if (isa == Isa::avx512) return complete<cpu::avx512::override_entries>();
+  if (isa == Isa::avx2) return complete<cpu::avx2::override_entries>();
 #endif
-  static const Backend portable = backend_with(cpu::portable::override_entries);
-  return portable;
+  return complete<cpu::portable::override_entries>();
 }
 
 Isa selected_isa() {

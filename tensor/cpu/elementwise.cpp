@@ -168,6 +168,10 @@ void copy(Array out, Array in) {
   if (out.dtype == DType::f32 && in.dtype == DType::f64) {
     return map1<float, double>(out, in, [](double v) { return static_cast<float>(v); });
   }
+  if (out.dtype == DType::f32 && in.dtype == DType::bf16)
+    return map1<float, uint16_t>(out, in, [](uint16_t v) { return formulas::from_bf16(v); });
+  if (out.dtype == DType::bf16 && in.dtype == DType::f32)
+    return map1<uint16_t, float>(out, in, [](float v) { return formulas::to_bf16(v); });
   reference_backend().copy(out, in);
 }
 

@@ -6,8 +6,9 @@ namespace halfstep {
 
 void require_floating(const Tensor& x, std::string_view where) {
   require(x.defined(), where, "expected a tensor, got an undefined one (default-constructed)");
-  require(is_floating(x.dtype()), where, "expected f32 or f64, got {}; convert with to(dtype)",
+  require(is_floating(x.dtype()), where, "expected f32, f64 or bf16, got {}; convert with to(dtype)",
           name_of(x.dtype()));
+  if (x.dtype() == DType::bf16) require_bf16(x.device(), where);
 }
 
 void require_alike(std::initializer_list<const Tensor*> tensors, std::string_view where) {

@@ -8,7 +8,7 @@
 
 namespace halfstep {
 
-/// Throws unless x is defined and f32 or f64.
+/// Throws unless x is defined and of a floating dtype that its device computes in.
 void require_floating(const Tensor& x, std::string_view where);
 /// Throws unless every operand is floating, of one dtype and on one device.
 void require_alike(std::initializer_list<const Tensor*> tensors, std::string_view where);

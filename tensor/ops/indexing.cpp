@@ -44,8 +44,8 @@ Tensor arange(int64_t n, TensorOptions options) {
 }
 
 Tensor gather(const Tensor& x, int axis, const Tensor& index) {
-  require(x.defined() && x.dtype() != DType::bf16, "gather", "expected f32, f64 or i64, got {}",
-          x.defined() ? name_of(x.dtype()) : "an undefined tensor");
+  require(x.defined(), "gather", "expected a tensor, got an undefined one (default-constructed)");
+  if (x.dtype() == DType::bf16) require_bf16(x.device(), "gather");
   const int a = normalize_axis(axis, x.rank(), "gather");
   require_indices(index, x.size(a), "gather");
   const Tensor places = index_beside(x, a, index, "gather");
@@ -71,7 +71,7 @@ Tensor scatter_add(const Tensor& source, int axis, const Tensor& index, int64_t 
 }
 
 Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype) {
-  require(is_floating(dtype), "one_hot", "expected a result of f32 or f64, got {}", name_of(dtype));
+  require(is_full_precision(dtype), "one_hot", "expected a result of f32 or f64, got {}", name_of(dtype));
   require(classes > 0, "one_hot", "expected at least one class, got {}", classes);
   require_indices(labels, classes, "one_hot");
   const TensorOptions options{dtype, &labels.device()};

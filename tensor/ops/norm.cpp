@@ -35,7 +35,13 @@ struct GroupNormCall {
 
   GroupNormCall(const Tensor& x_in, const Tensor& gain_in, const Tensor& bias_in, int groups, double eps,
                 Activation activation) {
-    require_alike({&x_in, &gain_in, &bias_in}, "group_norm");
+    require_alike({&gain_in, &bias_in}, "group_norm");
+    // Factors per channel may be finer than bf16 pixels.
+    const bool finer = x_in.defined() && x_in.dtype() == DType::bf16 && gain_in.dtype() == DType::f32;
+    require_alike({&x_in, finer ? &x_in : &gain_in}, "group_norm");
+    require(&gain_in.device() == &x_in.device(), "group_norm",
+            "devices differ: '{}' and '{}'; move one with to(device)", x_in.device().name(),
+            gain_in.device().name());
     require(x_in.rank() >= 2, "group_norm", "expected [B, ..., C], got {}", str(x_in.shape()));
     const int64_t batch = x_in.size(0), channels = x_in.size(-1);
     require(groups > 0 && channels % groups == 0, "group_norm", "{} channels do not divide into {} groups",
@@ -67,9 +73,10 @@ struct GroupNormCall {
 GroupNormResult group_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, int groups, double eps,
                            Activation activation) {
   GroupNormCall call(x, gain, bias, groups, eps, activation);
+  const TensorOptions statistics{statistics_dtype(x.dtype()), &x.device()};
   GroupNormResult result{Tensor::empty(x.shape(), x.options()),
-                         Tensor::empty({x.size(0), groups}, x.options()),
-                         Tensor::empty({x.size(0), groups}, x.options())};
+                         Tensor::empty({x.size(0), groups}, statistics),
+                         Tensor::empty({x.size(0), groups}, statistics)};
   call.args.y = result.y.array();
   call.args.mean = result.mean.array();
   call.args.rstd = result.rstd.array();
@@ -85,7 +92,7 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
           str(x.shape()));
   if (dy.numel() ==
       0) {  // kernels that loop over pixels would leave the gradients of gain and bias unwritten
-    const Tensor none = Tensor::zeros({x.size(0), x.size(-1)}, x.options());
+    const Tensor none = Tensor::zeros({x.size(0), x.size(-1)}, gain.options());
     return {Tensor::zeros(x.shape(), x.options()), none, none};
   }
   GroupNormCall call(x, gain, bias, groups, eps, activation);
@@ -93,8 +100,8 @@ GroupNormGradients group_norm_backward(const Tensor& dy, const Tensor& x, const 
   call.args.rstd = forward.rstd.array();
   const Tensor dyc = dy.contiguous();
   GroupNormGradients result{Tensor::empty(x.shape(), x.options()),
-                            Tensor::empty({x.size(0), x.size(-1)}, x.options()),
-                            Tensor::empty({x.size(0), x.size(-1)}, x.options())};
+                            Tensor::empty({x.size(0), x.size(-1)}, gain.options()),
+                            Tensor::empty({x.size(0), x.size(-1)}, gain.options())};
   backend_of(x).group_norm_backward({.forward = call.args,
                                      .dy = dyc.array(),
                                      .dx = result.dx.array(),
@@ -123,8 +130,9 @@ void require_attention(const Tensor& q, const Tensor& k, const Tensor& v, std::s
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
   require_attention(q, k, v, "attention");
   const Tensor qc = unit_last_stride(q), kc = unit_last_stride(k), vc = unit_last_stride(v);
-  AttentionResult result{Tensor::empty(q.shape(), q.options()),
-                         Tensor::empty({q.size(0), q.size(2), q.size(1)}, q.options())};
+  AttentionResult result{
+      Tensor::empty(q.shape(), q.options()),
+      Tensor::empty({q.size(0), q.size(2), q.size(1)}, {statistics_dtype(q.dtype()), &q.device()})};
   backend_of(q).attention({.q = qc.array(),
                            .k = kc.array(),
                            .v = vc.array(),

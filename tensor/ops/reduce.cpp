@@ -48,6 +48,8 @@ namespace {
 /// The first place where x equals its extremum, as the smallest of the places that do.
 Tensor first_extremum(ReduceOp op, const Tensor& x, int axis, bool keep_dims, std::string_view where_name) {
   require_floating(x, where_name);
+  // bf16 counts to 256 only.
+  if (x.dtype() == DType::bf16) return first_extremum(op, x.to(DType::f32), axis, keep_dims, where_name);
   const int a = normalize_axis(axis, x.rank(), where_name);
   const int64_t n = x.size(a);
   require(n > 0, where_name, "expected at least one element on axis {}, got shape {}", axis, str(x.shape()));

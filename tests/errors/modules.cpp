@@ -6,6 +6,7 @@
 #include "nn/layers.h"
 #include "nn/module.h"
 #include "nn/optimizer.h"
+#include "nn/precision.h"
 #include "tests/errors/rows.h"
 
 using namespace halfstep;
@@ -111,6 +112,15 @@ TEST_CASE("errors of modules and optimisers") {
        "dampen"},
       {"nesterov alone", [&] { sgd({.nesterov = true}); },
        "[Sgd] expected momentum > 0 and no dampening with nesterov, got momentum 0 and dampening 0"},
+      {"name of a precision", [] { precision_by_name("half"); },
+       "[precision] expected f32 or bf16, got \"half\""},
+      {"no precision", [] { name_of(static_cast<Precision>(7)); }, "[precision] expected f32 or bf16, got 7"},
+      {"parameters in bf16",
+       [] {
+         Adam({{"coarse", leaf({1}, DType::bf16)}}, {});
+       },
+       "[Adam] expected all parameters as f32 or f64 on one device; coarse is bf16 on cpu, coarse is bf16 on "
+       "cpu"},
       {"parameters of two dtypes",
        [&] {
          Adam({all[0], {"odd", leaf({1}, DType::f64)}}, {});

@@ -17,9 +17,20 @@ TEST_CASE("errors of operations") {
       {"undefined operand", [&] { add(m43, Tensor()); },
        "[add] expected a tensor, got an undefined one (default-constructed)"},
       {"integers", [&] { affine(labels, 1, 0); },
-       "[affine] expected f32 or f64, got i64; convert with to(dtype)"},
-      {"bf16", [] { exp(Variable(ones({2}, DType::bf16))); },
-       "[exp] expected f32 or f64, got bf16; convert with to(dtype)"},
+       "[affine] expected f32, f64 or bf16, got i64; convert with to(dtype)"},
+      {"bf16 on an old GPU",
+       [] {
+         static const Backend table = [] {
+           Backend without = reference_backend();
+           without.name = "old";
+           without.computes_bf16 = false;
+           return without;
+         }();
+         static Device old(table);
+         exp(Variable(Tensor::ones({2}, {DType::bf16, &old})));
+       },
+       "[exp] expected a device that computes in bf16, got 'old'; a GPU needs compute capability 8.0: use "
+       "f32"},
       {"dtypes",
        [&] {
          multiply(m43, ones({4, 3}, DType::f64));
@@ -127,6 +138,18 @@ TEST_CASE("errors of operations") {
        "[softmax_backward] shapes differ: (4, 3) and (5, 2)"},
       {"norm of a vector", [&] { group_norm(gain, gain, gain, 1, 1e-6, Activation::none); },
        "[group_norm] expected [B, ..., C], got (6,)"},
+      {"factors in f32 on another device",
+       [&] {
+         const Tensor f32 = elsewhere({6});
+         group_norm(norm_x.to(DType::bf16), f32, f32, 2, 1e-6, Activation::none);
+       },
+       "[group_norm] devices differ: 'cpu' and 'reference'; move one with to(device)"},
+      {"factors in f64 beside bf16",
+       [&] {
+         const Tensor f64 = ones({6}, DType::f64);
+         group_norm(norm_x.to(DType::bf16), f64, f64, 2, 1e-6, Activation::none);
+       },
+       "[group_norm] dtypes differ: bf16 and f64; convert one with to(dtype)"},
       {"groups", [&] { group_norm(norm_x, gain, gain, 4, 1e-6, Activation::none); },
        "[group_norm] 6 channels do not divide into 4 groups"},
       {"gain", [&] { group_norm(norm_x, ones({3}), gain, 2, 1e-6, Activation::none); },
@@ -159,7 +182,7 @@ TEST_CASE("errors of operations") {
        },
        "[random] rows must stay below 2^32, got 4294967295 + 2"},
       {"random integers", [] { random_normal({2}, {}, 0, {DType::i64}); },
-       "[random] expected f32 or f64, got i64; convert with to(dtype)"},
+       "[random] expected f32, f64 or bf16, got i64; convert with to(dtype)"},
       {"probability", [&] { dropout(m43, 1, {}); }, "[dropout] expected a probability in [0, 1), got 1"},
       {"probability is not a number", [&] { dropout(m43, NAN, {}); },
        "[dropout] expected a probability in [0, 1), got nan"},
@@ -187,7 +210,7 @@ TEST_CASE("errors of operations") {
        },
        "[depth_to_space] 6 channels do not divide into 2 x 2 pixels"},
       {"differentiable conversion to integers", [] { to(leaf({2}), DType::i64); },
-       "[to] expected f32 or f64, got i64"},
+       "[to] expected f32, f64 or bf16, got i64"},
   });
 }
 
@@ -230,8 +253,8 @@ TEST_CASE("errors of operations with indices and layouts") {
          gather(elsewhere({4, 3}), 0, column);
        },
        "[gather] devices differ: 'reference' and 'cpu'; move one with to(device)"},
-      {"gather from bf16", [&] { gather(ones({2}, DType::bf16), 0, two); },
-       "[gather] expected f32, f64 or i64, got bf16"},
+      {"gather from nothing", [&] { gather(Tensor(), 0, two); },
+       "[gather] expected a tensor, got an undefined one (default-constructed)"},
       {"negative size of arange", [] { arange(-1); }, "[arange] expected a size of at least 0, got -1"},
       {"negative size of scatter_add", [&] { scatter_add(m43, 0, column, -1); },
        "[scatter_add] expected a size of at least 0, got -1"},
@@ -310,7 +333,7 @@ TEST_CASE("errors of operations with indices and layouts") {
        [&] {
          where(indices({1, 0, 1}, {3}), m43, m43);
        },
-       "[where] expected f32 or f64, got i64; convert with to(dtype)"},
+       "[where] expected f32, f64 or bf16, got i64; convert with to(dtype)"},
       {"condition of where", [&] { where(none, m43, m43); },
        "[where] shapes do not broadcast: (4, 3) and (0, 3); sizes must be equal or 1, aligned at the last "
        "axis"},
