@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -49,9 +48,11 @@ struct BenchCommand {
 
  private:
   std::vector<bench::Case> chosen() const;
-  Json time(const bench::Case& c, Device& device, double peak) const;
+  /// `table`, or what --unfused makes of it.
+  const Backend& composed(const Backend& table) const { return unfused ? bench::unfused(table) : table; }
+  Json time(const bench::Case& c, const Backend& table, double peak) const;
   void measure(const std::vector<bench::Case>& cases, Device& device) const;
-  Json predict(const bench::Case& c, Device& device, const bench::Gpu& gpu,
+  Json predict(const bench::Case& c, const Backend& table, const bench::Gpu& gpu,
                const CudaCounters& counters) const;
   void predict(const std::vector<bench::Case>& cases, Device& device) const;
 };
@@ -78,10 +79,9 @@ std::vector<bench::Case> BenchCommand::chosen() const {
 }
 
 /// Times a case and prints its line.
-Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const {
+Json BenchCommand::time(const bench::Case& c, const Backend& table, double peak) const {
   if (pause > 0) std::this_thread::sleep_for(std::chrono::duration<double>(pause));
-  device.allocator.trim();
-  device.allocator.reset_peak();
+  Device device(composed(table));
   bench::Timing timing;
   {
     const std::function<void()> run = c.prepare(device);
@@ -91,7 +91,7 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
   device.allocator.trim();
 
   // What it does, and where the time goes: once more, watched.
-  Device watched(bench::profiled(device.backend, profile_shapes));
+  Device watched(composed(bench::profiled(table, profile_shapes)));
   {
     const std::function<void()> run = c.prepare(watched);
     if (profile) run();
@@ -153,7 +153,7 @@ void BenchCommand::measure(const std::vector<bench::Case>& cases, Device& device
     fmt::print("{:42} {:>10} {:>8} {:>6} {:>8}\n", "", "median ms", "GFLOP/s", "% peak", "MB");
   }
   Json results = Json::array();
-  for (const bench::Case& c : cases) results.push_back(time(c, device, peak));
+  for (const bench::Case& c : cases) results.push_back(time(c, device.backend, peak));
   if (general.json) {
     const Json result{{"device", device.name()},  {"isa", name_of(selected_isa())},
                       {"threads", num_threads()}, {"conv", name_of(conv_method())},
@@ -210,9 +210,9 @@ void print_roofline(const std::string& name, const bench::Roofline& r) {
 }
 
 /// Counts one run of a case and prints the prediction.
-Json BenchCommand::predict(const bench::Case& c, Device& device, const bench::Gpu& gpu,
+Json BenchCommand::predict(const bench::Case& c, const Backend& table, const bench::Gpu& gpu,
                            const CudaCounters& counters) const {
-  device.allocator.trim();
+  Device device(composed(table));
   {
     const std::function<void()> run = c.prepare(device);
     run();  // what only the first one does is not counted
@@ -249,7 +249,7 @@ void BenchCommand::predict(const std::vector<bench::Case>& cases, Device& device
                "bound by");
   }
   Json results = Json::array();
-  for (const bench::Case& c : cases) results.push_back(predict(c, device, gpu, *counters));
+  for (const bench::Case& c : cases) results.push_back(predict(c, device.backend, gpu, *counters));
   if (general.json) {
     const Json result{{"device", device.name()},
                       {"predicted_for", gpu.name},
@@ -270,10 +270,7 @@ void imitate(const bench::Gpu& gpu) {
 
 void BenchCommand::run() const {
   if (!roofline.empty()) imitate(bench::gpu_by_id(roofline));
-  Device& fused = general.apply();
-  std::optional<Device> compositions;
-  if (unfused) compositions.emplace(bench::unfused(fused.backend));
-  Device& device = compositions ? *compositions : fused;
+  Device& device = general.apply();
   const std::vector<bench::Case> cases = chosen();
   if (list) {
     for (const bench::Case& c : cases) fmt::print("{}\n", c.name);

@@ -164,8 +164,9 @@ std::vector<KernelCounts> kernel_counts() {
 void reset_kernel_counts() { state().rows.clear(); }
 
 void count_kernels(bool on) {
+  static const bool always = options().count;
   Options changed = options();
-  changed.count = on;
+  changed.count = on || always;
   set_options(changed);
 }
 
@@ -173,6 +174,7 @@ std::string kernel_counts_table() {
   struct Line {
     double launches = 0, instructions = 0, fma = 0, read = 0, written = 0;
     double requests = 0, sectors = 0, shared_requests = 0, wavefronts = 0;
+    int64_t dynamic = 0;
   };
   std::map<std::string, Line> by_kernel;
   for (const auto& [row, launches] : state().rows) {
@@ -189,6 +191,7 @@ std::string kernel_counts_table() {
     add(line.written, row.global_bytes_written);
     add(line.requests, row.global_requests);
     add(line.sectors, row.global_sectors);
+    line.dynamic = std::max(line.dynamic, row.dynamic_shared_bytes);
     add(line.shared_requests, row.shared_requests);
     add(line.wavefronts, row.shared_wavefronts);
   }
@@ -198,13 +201,13 @@ std::string kernel_counts_table() {
   });
   const auto ratio = [](double a, double b) { return b > 0 ? a / b : 0.0; };
   std::string text =
-      fmt::format("{:>8} {:>14} {:>12} {:>10} {:>10} {:>8} {:>8}  {}\n", "launches", "instructions", "fma",
-                  "MB read", "MB written", "sectors", "waves", "kernel");
+      fmt::format("{:>8} {:>14} {:>12} {:>10} {:>10} {:>8} {:>8} {:>8}  {}\n", "launches", "instructions",
+                  "fma", "MB read", "MB written", "sectors", "waves", "dynamic", "kernel");
   for (const auto& [name, line] : lines)
-    text +=
-        fmt::format("{:>8.0f} {:>14.0f} {:>12.0f} {:>10.4f} {:>10.4f} {:>8.2f} {:>8.2f}  {}\n", line.launches,
-                    line.instructions, line.fma, line.read / 1e6, line.written / 1e6,
-                    ratio(line.sectors, line.requests), ratio(line.wavefronts, line.shared_requests), name);
+    text += fmt::format("{:>8.0f} {:>14.0f} {:>12.0f} {:>10.4f} {:>10.4f} {:>8.2f} {:>8.2f} {:>8}  {}\n",
+                        line.launches, line.instructions, line.fma, line.read / 1e6, line.written / 1e6,
+                        ratio(line.sectors, line.requests), ratio(line.wavefronts, line.shared_requests),
+                        line.dynamic, name);
   return text;
 }
 

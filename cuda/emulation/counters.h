@@ -13,7 +13,8 @@ namespace halfstep::emulation {
 /// What was counted since the last reset, in the order of the kernels' names.
 std::vector<KernelCounts> kernel_counts();
 void reset_kernel_counts();
-/// Counts from now on, or no longer; kernels that are still queued are counted when they run.
+/// Counts from now on, or no longer (with HALFSTEP_EMULATION_COUNT=1 always); kernels that are still queued
+/// are counted when they run.
 void count_kernels(bool on);
 /// A table with one line for each kernel, those with most instructions first; printed on stderr when the
 /// program ends with HALFSTEP_EMULATION_COUNT=1.
