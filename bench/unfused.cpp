@@ -141,11 +141,13 @@ void group_norm(GroupNormArgs args) {
   const Groups g(args);
   Scratch scratch;
   const Array x = reshaped(args.x, g.split), mean = reshaped(args.mean, g.statistics),
-              rstd = reshaped(args.rstd, g.statistics), normal = scratch.make(g.split, args.x.dtype);
+              rstd = reshaped(args.rstd, g.statistics), normal = scratch.make(g.split, args.x.dtype),
+              square = scratch.make(g.split, args.x.dtype);
   plain->reduce(ReduceOp::sum, mean, x);
   affine(mean, mean, 1 / g.count);
   combine(BinaryOp::subtract, normal, x, mean);
-  plain->reduce(ReduceOp::sum_of_squares, rstd, normal);
+  combine(BinaryOp::multiply, square, normal, normal);
+  plain->reduce(ReduceOp::sum, rstd, square);
   affine(rstd, rstd, 1 / g.count, args.eps);
   apply(UnaryOp::sqrt, rstd, rstd);
   apply(UnaryOp::reciprocal, rstd, rstd);
