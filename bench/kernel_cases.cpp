@@ -173,25 +173,23 @@ void add_elementwise(std::vector<Case>& cases) {
   cases.push_back(on_images("normal [64,784]", {64, 784}, [](B b, T x, T, T, T) {
     b.random({.kind = RandomKind::normal, .out = x.array(), .seed = 2});
   }));
-  cases.push_back(
-      {"adam 6.8M", [](Device& device) {
-         const Shape shape{6'800'000};
-         const Tensor param = filled(shape, device), grad = filled(shape, device), m = filled(shape, device),
-                      v = filled(shape, device);
-         const Tensor control = Tensor::from(std::vector<double>{1, 0, 1, 1}, {4}, {DType::f64, &device});
-         return [=, &entry = device.backend.adam] {
-           entry({.param = param.array(),
-                  .grad = grad.array(),
-                  .m = m.array(),
-                  .v = v.array(),
-                  .control = control.array(),
-                  .lr = 1e-3,
-                  .beta1 = 0.9,
-                  .beta2 = 0.999,
-                  .eps = 1e-8,
-                  .v_max = {}});
-         };
-       }});
+  cases.push_back({"adam 6.8M", [](Device& device) {
+                     const Shape shape{6'800'000};
+                     const Tensor param = filled(shape, device), grad = filled(shape, device),
+                                  m = filled(shape, device), v = filled(shape, device);
+                     const TensorOptions f64{DType::f64, &device};
+                     const Tensor control = Tensor::from(std::vector<double>{1, 0, 1, 1}, {4}, f64);
+                     const Tensor learning_rate = Tensor::scalar(1e-3, f64);
+                     return [=, &entry = device.backend.adam] {
+                       const AdamParameter list[] = {{param.array(), grad.array(), m.array(), v.array()}};
+                       entry({.list = list,
+                              .control = control.array(),
+                              .learning_rate = learning_rate.array(),
+                              .beta1 = 0.9,
+                              .beta2 = 0.999,
+                              .eps = 1e-8});
+                     };
+                   }});
 }
 
 }  // namespace

@@ -1,4 +1,7 @@
 #include "bench/profile.h"
+
+#include <fmt/format.h>
+
 #include "tensor/backend_entries.h"
 
 #include <algorithm>
@@ -47,12 +50,21 @@ Work work_of(const GroupNormBackwardArgs& g) {
 Work work_of(const RandomArgs& r) { return {0, bytes_of(r.out)}; }
 Work work_of(const DropoutArgs& d) { return {0, bytes_of(d.x, d.y)}; }
 Work work_of(const OptimizerControlArgs&) { return {}; }
-Work work_of(const AdamArgs& a) {  // param, m, v and v_max are read and written
+Work work_of(const Array& a) { return {0, bytes_of(a)}; }
+// What an update changes is read and written.
+Work work_of(const AdamParameter& a) {
   return {0, 2 * bytes_of(a.param, a.m, a.v, a.v_max) + bytes_of(a.grad)};
 }
-Work work_of(const SgdArgs& s) { return {0, 2 * bytes_of(s.param, s.buffer) + bytes_of(s.grad)}; }
+Work work_of(const SgdParameter& s) { return {0, 2 * bytes_of(s.param, s.buffer) + bytes_of(s.grad)}; }
+Work work_of(const AveragedArray& a) { return {0, 2 * bytes_of(a.average) + bytes_of(a.source)}; }
 Work work_of(const MaxPool2dArgs& m) { return {0, bytes_of(m.x, m.y, m.index)}; }
-Work work_of(const Array& a) { return {0, bytes_of(a)}; }
+template <class Args>
+requires requires(Args a) { a.list; }
+Work work_of(const Args& args) {
+  Work all;
+  for (const auto& item : args.list) all += work_of(item);
+  return all;
+}
 template <class Other>  // numbers and names of functions
 Work work_of(const Other&) {
   return {};
@@ -68,10 +80,11 @@ std::string shapes_of(const GroupNormArgs& g) { return str(g.x.shape); }
 std::string shapes_of(const GroupNormBackwardArgs& g) { return shapes_of(g.forward); }
 std::string shapes_of(const RandomArgs& r) { return str(r.out.shape); }
 std::string shapes_of(const DropoutArgs& d) { return str(d.x.shape); }
-std::string shapes_of(const AdamArgs& a) { return str(a.param.shape); }
-std::string shapes_of(const SgdArgs& s) { return str(s.param.shape); }
 std::string shapes_of(const MaxPool2dArgs& m) { return str(m.x.shape); }
 std::string shapes_of(const Array& a) { return str(a.shape); }
+template <class Args>
+requires requires(Args a) { a.list; }
+std::string shapes_of(const Args& args) { return fmt::format("{} arrays", args.list.size()); }
 template <class Other>
 std::string shapes_of(const Other&) {
   return {};

@@ -270,53 +270,97 @@ Array adam_factors(const AdamArgs& args, Scratch& scratch) {
   plain->copy(at(kScale), scale);
   combine(BinaryOp::subtract, at(kFinite), norm, norm);  // 0, or NaN
   combine(BinaryOp::equal, at(kFinite), at(kFinite), zero);
-  const auto correction = [&](Factor i, double beta, double numerator, const Array& otherwise) {
+  const auto correction = [&](Factor i, double beta, const Array& numerator, const Array& otherwise) {
     affine(at(i), applied, std::log(beta));
     apply(UnaryOp::exp, at(i), at(i));
     affine(at(i), at(i), -1, 1);
     apply(UnaryOp::reciprocal, at(i), at(i));
-    affine(at(i), at(i), numerator);
+    combine(BinaryOp::multiply, at(i), at(i), numerator);
     plain->where(at(i), at(kFinite), at(i), otherwise);
   };
-  correction(kFirst, args.beta1, args.lr, zero);
-  correction(kSecond, args.beta2, 1, unit);
-  affine(at(kDecay), at(kFinite), args.lr * args.weight_decay);
-  const Array result = scratch.make({kFactors}, args.param.dtype);
+  const Array learning_rate = element(args.learning_rate, 0, one);
+  correction(kFirst, args.beta1, learning_rate, zero);
+  correction(kSecond, args.beta2, unit, unit);
+  affine(at(kDecay), at(kFinite), args.weight_decay);
+  combine(BinaryOp::multiply, at(kDecay), at(kDecay), learning_rate);
+  const Array result = scratch.make({kFactors}, args.list.front().param.dtype);
   plain->copy(result, f);
   return result;
 }
 
-void adam(AdamArgs args) {
-  if (is_empty(args.param)) return;
+void adam_parameter(const AdamArgs& args, const AdamParameter& p, const Array& factors) {
+  if (is_empty(p.param)) return;
   Scratch scratch;
-  const Array factors = adam_factors(args, scratch);
-  const auto factor = [&](Factor i) { return element(factors, i, args.param.shape); };
-  const Array g = scratch.like(args.param), square = scratch.like(args.param), decay = square;
-  combine(BinaryOp::multiply, g, args.grad, factor(kScale));
+  const auto factor = [&](Factor i) { return element(factors, i, p.param.shape); };
+  const Array g = scratch.like(p.param), square = scratch.like(p.param), decay = square;
+  combine(BinaryOp::multiply, g, p.grad, factor(kScale));
   if (args.l2 != 0) {
-    affine(square, args.param, args.l2);
+    affine(square, p.param, args.l2);
     combine(BinaryOp::add, g, g, square);
   }
   // Towards itself an average stays what it is.
   combine(BinaryOp::multiply, square, g, g);
-  plain->where(g, factor(kFinite), g, args.m);
-  plain->binary(BinaryOp::lerp, 1 - args.beta1, args.m, args.m, g);
-  plain->where(square, factor(kFinite), square, args.v);
-  plain->binary(BinaryOp::lerp, 1 - args.beta2, args.v, args.v, square);
-  const Array largest = args.v_max.absent() ? args.v : args.v_max;
-  if (!args.v_max.absent()) combine(BinaryOp::maximum, largest, args.v_max, args.v);
+  plain->where(g, factor(kFinite), g, p.m);
+  plain->binary(BinaryOp::lerp, 1 - args.beta1, p.m, p.m, g);
+  plain->where(square, factor(kFinite), square, p.v);
+  plain->binary(BinaryOp::lerp, 1 - args.beta2, p.v, p.v, square);
+  const Array largest = p.v_max.absent() ? p.v : p.v_max;
+  if (!p.v_max.absent()) {
+    combine(BinaryOp::maximum, square, p.v_max, p.v);
+    plain->where(largest, factor(kFinite), square, largest);
+  }
 
   const Array update = g;
   combine(BinaryOp::multiply, square, largest, factor(kSecond));
   apply(UnaryOp::sqrt, square, square);
   affine(square, square, 1, args.eps);
-  combine(BinaryOp::divide, update, args.m, square);
+  combine(BinaryOp::divide, update, p.m, square);
   combine(BinaryOp::multiply, update, update, factor(kFirst));
   if (args.weight_decay != 0) {
-    combine(BinaryOp::multiply, decay, args.param, factor(kDecay));
+    combine(BinaryOp::multiply, decay, p.param, factor(kDecay));
     combine(BinaryOp::add, update, update, decay);
   }
-  combine(BinaryOp::subtract, args.param, args.param, update);
+  combine(BinaryOp::subtract, p.param, p.param, update);
+}
+
+void adam(AdamArgs args) {
+  if (args.list.empty()) return;
+  Scratch scratch;
+  const Array factors = adam_factors(args, scratch);
+  for (const AdamParameter& parameter : args.list) adam_parameter(args, parameter, factors);
+}
+
+void sum_of_squares(SumOfSquaresArgs args) {
+  plain->fill(args.out, 0);
+  for (const Array& x : args.list) {
+    if (is_empty(x)) continue;
+    Scratch scratch;
+    Shape one = x.shape;
+    for (int axis = 0; axis < one.rank(); ++axis) one[axis] = 1;
+    const Array wide = scratch.make(x.shape, DType::f64), sum = scratch.make(one, DType::f64);
+    plain->copy(wide, x);
+    combine(BinaryOp::multiply, wide, wide, wide);
+    plain->reduce(ReduceOp::sum, sum, wide);
+    combine(BinaryOp::add, args.out, args.out, reshaped(sum, args.out.shape));
+  }
+}
+
+void moving_average(MovingAverageArgs args) {
+  for (const auto& [average, source] : args.list) {
+    if (is_empty(average)) continue;
+    Scratch scratch;
+    // weight = 1 copies, whatever the average was.
+    const Array weight = scratch.make({1}, average.dtype), unit = scratch.make({1}, average.dtype),
+                difference = scratch.like(average);
+    plain->copy(weight, element(args.weight, 0, {1}));
+    plain->fill(unit, 1);
+    const auto wide = [&](const Array& a) { return element(a, 0, average.shape); };
+    combine(BinaryOp::subtract, difference, source, average);
+    combine(BinaryOp::multiply, difference, difference, wide(weight));
+    combine(BinaryOp::add, difference, average, difference);
+    combine(BinaryOp::equal, weight, weight, unit);
+    plain->where(average, wide(weight), source, difference);
+  }
 }
 
 }  // namespace
@@ -339,6 +383,8 @@ const Backend& unfused(const Backend& inner) {
   table.attention = attention;
   table.attention_backward = attention_backward;
   table.adam = adam;
+  table.sum_of_squares = sum_of_squares;
+  table.moving_average = moving_average;
   return table;
 }
 

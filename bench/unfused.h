@@ -16,7 +16,10 @@ namespace halfstep::bench {
 ///   softmax_backward     multiply, sum, subtract, multiply
 ///   gemm, conv2d_forward without the bias, which is a binary add
 ///   unary_chain          the derivative, and a multiply
-///   adam                 elementwise calls; what the control block says is made into factors on the device
+///   adam                 for each parameter elementwise calls; what the control block says is made into
+///                        factors on the device
+///   sum_of_squares       for each array a copy in f64, a product and a sum
+///   moving_average       for each array elementwise calls
 /// Results differ from those of `inner` by rounding. There is one such table in a process: the last call's
 /// `inner` counts. Temporary memory is `inner`'s, recycled for the life of the process.
 const Backend& unfused(const Backend& inner);

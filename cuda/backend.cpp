@@ -71,9 +71,11 @@ constexpr Backend kBackend = {
     .group_norm_backward = group_norm_backward,
     .random = random,
     .dropout = dropout,
+    .sum_of_squares = sum_of_squares,
     .optimizer_control = optimizer_control,
     .adam = adam,
     .sgd = sgd,
+    .moving_average = moving_average,
     .max_pool2d = max_pool2d,
 };
 

@@ -29,9 +29,11 @@ void group_norm(GroupNormArgs args);
 void group_norm_backward(GroupNormBackwardArgs args);
 void random(RandomArgs args);
 void dropout(DropoutArgs args);
+void sum_of_squares(SumOfSquaresArgs args);
 void optimizer_control(OptimizerControlArgs args);
 void adam(AdamArgs args);
 void sgd(SgdArgs args);
+void moving_average(MovingAverageArgs args);
 void max_pool2d(MaxPool2dArgs args);
 
 }  // namespace halfstep::cuda

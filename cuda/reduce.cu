@@ -14,6 +14,7 @@
 // Sums of f32 run in f32, but no number is added to more than some tens of others in a row before the result
 // joins others of its size: the error stays that of pairwise summation. f64 results accumulate in double.
 #include "cuda/entries.h"
+#include "cuda/lists.h"
 #include "cuda/loops.h"
 #include "tensor/formulas.h"
 
@@ -119,9 +120,30 @@ __device__ Acc join_contiguous(const T* p, int64_t count, uint32_t lane, uint32_
   return total;
 }
 
-/// out[o] of the kept loops (x offset, out offset) from the inner loops. `group` threads (a power of 2 up to
-/// 32, or the block) take one chunk of one output; with several chunks the results go to partials [outputs,
-/// chunks].
+/// The joint result of `group` neighbouring threads (a power of 2 up to 32, or the block), in lane 0.
+template <class Op, class Acc>
+__device__ Acc join_group(Acc result, uint32_t lane, uint32_t group) {
+  const int width = group < kWarp ? static_cast<int>(group) : kWarp;
+  for (int distance = width / 2; distance > 0; distance /= 2) {
+    result = Op::join(result, __shfl_down_sync(0xffffffffu, result, distance, width));
+  }
+  if (group == kThreads) {
+    constexpr int kWarps = kThreads / kWarp;
+    __shared__ Acc warps[kWarps];
+    if (lane % kWarp == 0) warps[lane / kWarp] = result;
+    __syncthreads();
+    if (lane == 0) {
+      for (int distance = kWarps / 2; distance > 0; distance /= 2) {
+        for (int w = 0; w < distance; ++w) warps[w] = Op::join(warps[w], warps[w + distance]);
+      }
+      result = warps[0];
+    }
+  }
+  return result;
+}
+
+/// out[o] of the kept loops (x offset, out offset) from the inner loops. `group` threads take one chunk of
+/// one output; with several chunks the results go to partials [outputs, chunks].
 template <class Op, class T, class Acc, class Out>
 __global__ void __launch_bounds__(kThreads)
     reduce_lines(const __grid_constant__ Loops<2> kept, const __grid_constant__ Loops<1> inner,
@@ -159,22 +181,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  const int width = group < kWarp ? static_cast<int>(group) : kWarp;
-  for (int distance = width / 2; distance > 0; distance /= 2) {
-    result = Op::join(result, __shfl_down_sync(0xffffffffu, result, distance, width));
-  }
-  if (group == kThreads) {
-    constexpr int kWarps = kThreads / kWarp;
-    __shared__ Acc warps[kWarps];
-    if (lane % kWarp == 0) warps[lane / kWarp] = result;
-    __syncthreads();
-    if (lane == 0) {
-      for (int distance = kWarps / 2; distance > 0; distance /= 2) {
-        for (int w = 0; w < distance; ++w) warps[w] = Op::join(warps[w], warps[w + distance]);
-      }
-      result = warps[0];
-    }
-  }
+  result = join_group<Op>(result, lane, group);
   if (lane != 0 || !active) return;
   if (chunks == 1) {
     out[offset[1]] = static_cast<Out>(result);
@@ -266,6 +273,20 @@ __global__ void __launch_bounds__(kThreads)
           total[w];
     }
   }
+}
+
+// --- sums over a list --------------------------------------------------------------------------------------
+
+/// partials[first + block] = the sum of squares of a block's range.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    sum_squares_of_list(const __grid_constant__ ListPart<1> list, double* partials, int64_t first) {
+  const auto range = list.range_of_block();
+  const double sum =
+      join_group<SumOfSquares>(join_contiguous<SumOfSquares, double>(list.array<const T>(range, 0),
+                                                                     range.count, threadIdx.x, kThreads),
+                               threadIdx.x, kThreads);
+  if (threadIdx.x == 0) partials[first + blockIdx.x] = sum;
 }
 
 // --- launches ----------------------------------------------------------------------------------------------
@@ -403,6 +424,27 @@ void reduce_of(const Array& out_array, const Array& x_array) {
   });
 }
 
+void sum_of_squares_of(const SumOfSquaresArgs& args, auto tag) {
+  using T = decltype(tag);
+  constexpr int64_t kRange = 8192;
+  int64_t ranges = 0;
+  for (const Array& x : args.list) ranges += ceil_div(numel(x.shape), kRange);
+  // One number at least, so that there is memory to point at.
+  auto* const partials = static_cast<double*>(workspace(sizeof(double) * static_cast<size_t>(ranges + 1)));
+  for_each_list_part<1>(
+      args.list, kRange, [](const Array& x) { return std::array{x}; },
+      [&](const ListPart<1>& part, unsigned blocks, int64_t before) {
+        launch({blocks}, sum_squares_of_list<T>, part, partials, before);
+      });
+  Loops<2> one;
+  one.prepare();
+  Loops<1> parts;
+  parts.add_axis(ranges, {1});
+  if (ranges == 0) parts.rank = 0;
+  parts.prepare();
+  launch_lines<Sum, double, double, double>(one, parts, partials, args.out.as<double>(), false);
+}
+
 template <class Op>
 void reduce_by_dtype(const Array& out, const Array& x) {
   if (x.dtype == DType::f64) return reduce_of<Op, double, double, double>(out, x);
@@ -412,13 +454,16 @@ void reduce_by_dtype(const Array& out, const Array& x) {
 
 }  // namespace
 
+void sum_of_squares(SumOfSquaresArgs args) {
+  const DType dtype = args.list.empty() ? DType::f32 : args.list.front().dtype;
+  with_float(dtype, [&](auto tag) { sum_of_squares_of(args, tag); });
+}
+
 void reduce(ReduceOp op, Array out, Array x) {
   if (numel(out.shape) == 0) return;
   switch (op) {
     case ReduceOp::sum:
       return reduce_by_dtype<Sum>(out, x);
-    case ReduceOp::sum_of_squares:
-      return reduce_by_dtype<SumOfSquares>(out, x);
     case ReduceOp::max:
       return reduce_by_dtype<Max>(out, x);
     case ReduceOp::min:

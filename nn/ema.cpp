@@ -29,6 +29,7 @@ std::string_view name_of(EmaWarmup warmup) {
 Ema::Ema(Parameters parameters, double decay, EmaWarmup warmup)
     : parameters_(std::move(parameters)), decay_(decay), warmup_(warmup) {
   require(decay >= 0 && decay < 1, "Ema", "expected a decay in [0, 1), got {}", decay);
+  detail::require_alike("Ema", parameters_);
   for (const auto& [name, p] : parameters_) averages_.push_back({name, Variable(p.value().clone())});
 }
 
@@ -46,14 +47,30 @@ double Ema::decay_of(int64_t k) const {
 }
 
 void Ema::update() {
-  const double decay = decay_of(updates_++);
+  advance();
+  apply();
+}
+
+void Ema::advance() {
+  const double weight = 1 - decay_of(updates_);
+  if (weight_.defined())
+    weight_.fill_(weight);
+  else
+    weight_ = Tensor::scalar(weight, {DType::f64, &averages_.front().variable.value().device()});
+  ++updates_;
+}
+
+void Ema::apply() {
+  require(weight_.defined(), "Ema",
+          "expected an advance() before the first apply(), got none; call update()");
+  std::vector<AveragedArray> list;
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const Tensor &average = averages_[i].variable.value(), &value = parameters_[i].variable.value();
-    if (decay == 0)
-      average.copy_(value);  // exactly; average + (value - average) would round
-    else
-      binary_(BinaryOp::lerp, average, value, 1 - decay);
+    const Tensor& average = averages_[i].variable.value();
+    detail::require_unchanged("Ema", parameters_[i], average.shape());
+    list.push_back({.average = average.array(), .source = parameters_[i].variable.value().array()});
+    average.bump_version();
   }
+  weight_.device().backend.moving_average({list, weight_.array()});
 }
 
 TensorMap Ema::weights() const {

@@ -22,11 +22,18 @@ std::string_view name_of(EmaWarmup warmup);
 /// that a module holds is not averaged.
 class Ema {
  public:
-  /// Starts as a copy of `parameters`. decay in [0, 1).
+  /// Starts as a copy of `parameters`, which must be on one device and of one floating dtype. decay in [0,
+  /// 1).
   Ema(Parameters parameters, double decay, EmaWarmup warmup);
 
-  /// Takes the present values of the parameters in.
+  /// Takes the present values of the parameters in: advance() and apply(), which are apart so that who
+  /// records what a device is asked to do may repeat an apply() as it is, with advance() before it.
   void update();
+  /// Goes to the next update: counts it, and writes its weight, 1 - decay, on the device.
+  void advance();
+  /// average += weight * (parameter - average) with the weight of the last advance(); where that is 1, a
+  /// copy. Throws Error where there was no advance().
+  void apply();
   int64_t updates() const { return updates_; }
   /// The decay that update number `k` (0 is the first) uses.
   double decay_of(int64_t k) const;
@@ -50,6 +57,7 @@ class Ema {
   double decay_;
   EmaWarmup warmup_;
   int64_t updates_ = 0;
+  Tensor weight_;  ///< of the parameters in the next apply(), f64 scalar; undefined before advance()
 };
 
 }  // namespace halfstep

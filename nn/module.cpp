@@ -55,4 +55,21 @@ void copy_parameters(const Parameters& from, const Parameters& to) {
   for (size_t i = 0; i < from.size(); ++i) to[i].variable.value().copy_(from[i].variable.value());
 }
 
+void require_alike(std::string_view where, const Parameters& parameters) {
+  require(!parameters.empty(), where, "expected at least one parameter, got none");
+  const TensorOptions options = parameters.front().variable.options();
+  for (const auto& [name, p] : parameters)
+    require(is_floating(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
+            where, "expected all parameters as f32 or f64 on one device; {} is {} on {}, {} is {} on {}",
+            parameters.front().name, name_of(options.dtype), options.device->name(), name, name_of(p.dtype()),
+            p.options().device->name());
+}
+
+void require_unchanged(std::string_view where, const NamedVariable& parameter, const Shape& shape) {
+  const auto& [name, p] = parameter;
+  require(p.value().contiguous_layout() && p.shape() == shape, where,
+          "expected parameter {} contiguous and of shape {}, as it was at first; it is now {}", name,
+          str(shape), str(p.shape()));
+}
+
 }  // namespace halfstep::detail

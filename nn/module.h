@@ -102,6 +102,13 @@ void copy_state(std::string_view where, const TensorMap& from, const TensorMap& 
                 std::string_view prefix = "");
 void copy_parameters(const Parameters& from, const Parameters& to);
 
+// What makes a list for the backend of parameters (AdamArgs and others in tensor/backend.h); both throw
+// Error(where).
+/// There are parameters, of one floating dtype and on one device.
+void require_alike(std::string_view where, const Parameters& parameters);
+/// The parameter is contiguous and still has the shape that it had when its companions were made.
+void require_unchanged(std::string_view where, const NamedVariable& parameter, const Shape& shape);
+
 }  // namespace detail
 
 /// A struct with the walk described at the top of this file, over mutable and over const members.

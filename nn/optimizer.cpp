@@ -13,26 +13,27 @@ namespace halfstep {
 
 Optimizer::Optimizer(std::string_view name, Parameters parameters)
     : parameters_(std::move(parameters)), name_(name) {
-  require(!parameters_.empty(), name_, "expected at least one parameter, got none");
-  const TensorOptions options = parameters_.front().variable.options();
-  for (const auto& [parameter, p] : parameters_)
-    require(is_floating(p.dtype()) && p.dtype() == options.dtype && p.options().device == options.device,
-            name_, "expected all parameters as f32 or f64 on one device; {} is {} on {}, {} is {} on {}",
-            parameters_.front().name, name_of(options.dtype), options.device->name(), parameter,
-            name_of(p.dtype()), p.options().device->name());
+  detail::require_alike(name_, parameters_);
   for (const NamedVariable& p : parameters_) shapes_.push_back(p.variable.shape());
-  control_ = Tensor::zeros({4}, {DType::f64, options.device});
+  control_ = Tensor::zeros({4}, {DType::f64, parameters_.front().variable.options().device});
 }
 
-std::vector<Tensor> Optimizer::begin_step(double lr, OptimizerControlArgs clipping) {
+void Optimizer::set_learning_rate(double lr) {
   require(lr >= 0, name_, "expected a learning rate >= 0, got {}", lr);
+  if (learning_rate_.defined())
+    learning_rate_.fill_(lr);
+  else
+    learning_rate_ = Tensor::scalar(lr, control_.options());
+}
+
+std::vector<Tensor> Optimizer::begin_update(OptimizerControlArgs clipping) {
+  require(learning_rate_.defined(), name_,
+          "expected a learning rate before the first update, got none; call set_learning_rate() or step(lr)");
   std::vector<Tensor> gradients;
   bool any = false;
-  for (const auto& [parameter, p] : parameters_) {
-    const Shape& shape = shapes_[gradients.size()];
-    require(p.value().contiguous_layout() && p.shape() == shape, name_,
-            "expected parameter {} contiguous and of shape {}, as the optimiser met it; it is now {}",
-            parameter, str(shape), str(p.shape()));
+  for (const NamedVariable& parameter : parameters_) {
+    detail::require_unchanged(name_, parameter, shapes_[gradients.size()]);
+    const Variable& p = parameter.variable;
     any = any || p.grad().defined();
     gradients.push_back(p.grad().defined() ? p.grad().value().contiguous()
                                            : Tensor::zeros(p.shape(), p.options()));
@@ -90,26 +91,32 @@ Adam::Adam(Parameters parameters, AdamConfig config)
 }
 
 void Adam::step(double lr) {
-  const std::vector<Tensor> gradients = begin_step(
-      lr,
+  set_learning_rate(lr);
+  apply();
+}
+
+void Adam::apply() {
+  const std::vector<Tensor> gradients = begin_update(
       {.control = {}, .sum_squares = {}, .max_norm = config_.max_grad_norm, .clip_eps = config_.clip_eps});
+  std::vector<AdamParameter> list;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& p = parameters_[i].variable.value();
-    control_.device().backend.adam({.param = p.array(),
-                                    .grad = gradients[i].array(),
-                                    .m = m_[i].array(),
-                                    .v = v_[i].array(),
-                                    .control = control_.array(),
-                                    .lr = lr,
-                                    .beta1 = config_.beta1,
-                                    .beta2 = config_.beta2,
-                                    .eps = config_.eps,
-                                    .weight_decay = config_.weight_decay,
-                                    .l2 = config_.l2,
-                                    .v_max = config_.amsgrad ? v_max_[i].array() : Array{}});
+    list.push_back({.param = p.array(),
+                    .grad = gradients[i].array(),
+                    .m = m_[i].array(),
+                    .v = v_[i].array(),
+                    .v_max = config_.amsgrad ? v_max_[i].array() : Array{}});
     for (const Tensor& written : {p, m_[i], v_[i]}) written.bump_version();
     if (config_.amsgrad) v_max_[i].bump_version();
   }
+  control_.device().backend.adam({.list = list,
+                                  .control = control_.array(),
+                                  .learning_rate = learning_rate_.array(),
+                                  .beta1 = config_.beta1,
+                                  .beta2 = config_.beta2,
+                                  .eps = config_.eps,
+                                  .weight_decay = config_.weight_decay,
+                                  .l2 = config_.l2});
 }
 
 TensorMap Adam::state() const {
@@ -146,23 +153,29 @@ Sgd::Sgd(Parameters parameters, SgdConfig config) : Optimizer("Sgd", std::move(p
 }
 
 void Sgd::step(double lr) {
-  const std::vector<Tensor> gradients = begin_step(
-      lr,
+  set_learning_rate(lr);
+  apply();
+}
+
+void Sgd::apply() {
+  const std::vector<Tensor> gradients = begin_update(
       {.control = {}, .sum_squares = {}, .max_norm = config_.max_grad_norm, .clip_eps = config_.clip_eps});
+  std::vector<SgdParameter> list;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& p = parameters_[i].variable.value();
-    control_.device().backend.sgd({.param = p.array(),
-                                   .grad = gradients[i].array(),
-                                   .buffer = momentum_.empty() ? Array{} : momentum_[i].array(),
-                                   .control = control_.array(),
-                                   .lr = lr,
-                                   .momentum = config_.momentum,
-                                   .dampening = config_.dampening,
-                                   .l2 = config_.l2,
-                                   .nesterov = config_.nesterov});
+    list.push_back({.param = p.array(),
+                    .grad = gradients[i].array(),
+                    .buffer = momentum_.empty() ? Array{} : momentum_[i].array()});
     p.bump_version();
     if (!momentum_.empty()) momentum_[i].bump_version();
   }
+  control_.device().backend.sgd({.list = list,
+                                 .control = control_.array(),
+                                 .learning_rate = learning_rate_.array(),
+                                 .momentum = config_.momentum,
+                                 .dampening = config_.dampening,
+                                 .l2 = config_.l2,
+                                 .nesterov = config_.nesterov});
 }
 
 TensorMap Sgd::state() const {

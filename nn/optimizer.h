@@ -23,8 +23,15 @@ struct OptimizerStats {
 /// parameters); a step in which no parameter has one is an error. Gradients add up over several backward()
 /// calls until zero_grad(): to accumulate over k micro-batches, call backward() on each loss divided by k,
 /// then step().
+///
+/// The classes that derive have step(lr), which is set_learning_rate(lr) and apply(). All that changes from
+/// one apply() to the next lies on the device, the learning rate included: who records what a device is asked
+/// to do may repeat an apply() as it is, with set_learning_rate() before it.
 class Optimizer {
  public:
+  /// The learning rate, >= 0, of every apply() from now on. One number that is written on the device, at the
+  /// same place each time.
+  void set_learning_rate(double lr);
   /// Drops all gradients.
   void zero_grad();
   /// Waits for the device: for log lines, not for every step.
@@ -35,16 +42,17 @@ class Optimizer {
   Optimizer(std::string_view name, Parameters parameters);
   ~Optimizer() = default;
 
-  /// Checks `lr` and the parameters, brings the control block up to date and returns the gradients,
-  /// contiguous and in the order of parameters_. Of `clipping` the limits are read.
-  std::vector<Tensor> begin_step(double lr, OptimizerControlArgs clipping);
+  /// Checks the parameters, brings the control block up to date and returns the gradients, contiguous and in
+  /// the order of parameters_. Of `clipping` the limits are read.
+  std::vector<Tensor> begin_update(OptimizerControlArgs clipping);
   /// Zeros like the parameters, in their order.
   std::vector<Tensor> zeros_like_parameters() const;
   /// Adds `kind`NAME for every parameter to `state`, sharing memory with `tensors`.
   void add_to_state(TensorMap& state, const std::string& kind, const std::vector<Tensor>& tensors) const;
 
   Parameters parameters_;
-  Tensor control_;  ///< see OptimizerControlArgs
+  Tensor control_;        ///< see OptimizerControlArgs
+  Tensor learning_rate_;  ///< f64 scalar; undefined before set_learning_rate()
 
  private:
   std::string_view name_;
@@ -78,6 +86,8 @@ class Adam : public Optimizer {
 
   /// One update from the gradients collected since zero_grad(). `lr`: learning rate of this step, >= 0.
   void step(double lr);
+  /// The same with the rate of the last set_learning_rate(). Throws Error where there was none.
+  void apply();
 
   /// Everything that the next step depends on besides parameters and config: `adam.m.NAME`, `adam.v.NAME`,
   /// with amsgrad `adam.v_max.NAME`, and `adam.control` (f64 [4], see OptimizerControlArgs). The tensors
@@ -116,6 +126,8 @@ class Sgd : public Optimizer {
 
   /// One update from the gradients collected since zero_grad(). `lr`: learning rate of this step, >= 0.
   void step(double lr);
+  /// The same with the rate of the last set_learning_rate(). Throws Error where there was none.
+  void apply();
 
   /// As Adam's: `sgd.control` and, with momentum, `sgd.momentum.NAME`.
   TensorMap state() const;

@@ -3,7 +3,11 @@
 // Rules that every entry keeps, so that the same table fits a device that works asynchronously and whose
 // memory the host cannot read:
 //   * data pointers are device pointers; only `upload` and `download` touch host memory;
-//   * arguments are plain values (they may be queued); nothing is returned to the host except by `download`;
+//   * arguments are plain values (they may be queued); nothing is returned to the host except by `download`.
+//     A std::span in them views memory of the caller that is valid during the call only: a backend copies
+//     what it queues;
+//   * numbers that change from one update of training to the next are read from device memory, so that a
+//     recorded update can be repeated as it is;
 //   * work is executed as if in order of the calls; `download` and `synchronize` wait for it;
 //   * checks of shapes, dtypes and devices happen above (tensor/ops.h): entries may trust their arguments;
 //   * results do not depend on the number of threads, and two equal calls give equal bits.
@@ -15,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -87,7 +92,7 @@ enum class BinaryOp : uint8_t {
 };
 
 /// What a reduction does with the elements that it joins.
-enum class ReduceOp : uint8_t { sum, sum_of_squares, max, min };
+enum class ReduceOp : uint8_t { sum, max, min };
 
 /// C[i] = alpha * A[i] B[i] + beta * C[i] (+ bias over rows). A: [..., M, K], B: [..., K, N], C: [..., M, N],
 /// any strides, equal leading axes (stride 0 broadcasts). bias: [N] or absent. beta is 0 or 1; with 0, C is
@@ -184,23 +189,55 @@ struct OptimizerControlArgs {
   double max_norm = 0, clip_eps = 0;
 };
 
-/// One Adam/AdamW update of one parameter, in place; skipped where the control block says that the norm is
-/// not finite. g' = scale * g (+ l2 * p); m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; t = applied updates;
-/// p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + lr * weight_decay * p_old. All contiguous. With
-/// v_max (AMSGrad): v_max = max(v_max, v) takes the place of v in the denominator.
-struct AdamArgs {
-  Array param, grad, m, v, control;
-  double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, l2 = 0;
-  Array v_max = {};  ///< or absent
+/// out (f64 scalar) = the sum of the squares of all elements of all arrays of the list, accumulated in double
+/// in an order that the sizes alone decide; 0 for an empty list. The arrays are contiguous and of one dtype.
+struct SumOfSquaresArgs {
+  std::span<const Array> list;
+  Array out;
 };
 
-/// One step of gradient descent for one parameter, in place; skipped as in AdamArgs. g' = scale * g + l2 * p;
-/// buffer = momentum * buffer + (1 - dampening) * g', at the first applied update buffer = g';
-/// p -= lr * (nesterov ? g' + momentum * buffer : buffer), or p -= lr * g' without a buffer. All contiguous.
+/// What Adam knows of one parameter; contiguous arrays of one shape.
+struct AdamParameter {
+  Array param, grad, m, v;
+  Array v_max = {};  ///< or absent
+};
+/// One Adam/AdamW update of a list of parameters, in place; skipped where the control block says that the
+/// norm is not finite. g' = scale * g (+ l2 * p); m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; t = applied
+/// updates; p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + lr * weight_decay * p_old. With v_max
+/// (AMSGrad): v_max = max(v_max, v) takes the place of v in the denominator. All parameters have one dtype,
+/// and all or none have a v_max. learning_rate: f64 scalar.
+struct AdamArgs {
+  std::span<const AdamParameter> list;
+  Array control, learning_rate;
+  double beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, l2 = 0;
+};
+
+/// What gradient descent knows of one parameter; contiguous arrays of one shape.
+struct SgdParameter {
+  Array param, grad;
+  Array buffer = {};  ///< or absent
+};
+/// One step of gradient descent for a list of parameters, in place; skipped as in AdamArgs. g' = scale * g +
+/// l2 * p; buffer = momentum * buffer + (1 - dampening) * g', at the first applied update buffer = g';
+/// p -= lr * (nesterov ? g' + momentum * buffer : buffer), or p -= lr * g' without a buffer. All parameters
+/// have one dtype, and all or none have a buffer. learning_rate: f64 scalar.
 struct SgdArgs {
-  Array param, grad, buffer, control;  ///< buffer: or absent
-  double lr = 0, momentum = 0, dampening = 0, l2 = 0;
+  std::span<const SgdParameter> list;
+  Array control, learning_rate;
+  double momentum = 0, dampening = 0, l2 = 0;
   bool nesterov = false;
+};
+
+/// An array and where it moves to; contiguous, of one shape.
+struct AveragedArray {
+  Array average, source;
+};
+/// average += weight * (source - average) for a list of arrays of one dtype. weight: f64 scalar, rounded to
+/// that dtype; where it is 1, source is copied as it is. An average of many calls with weight 1 - decay is
+/// the exponential moving average.
+struct MovingAverageArgs {
+  std::span<const AveragedArray> list;
+  Array weight;
 };
 
 /// y = the largest pixel of each window, channel by channel; x: [B, H, W, C], y, index: [B, OH, OW, C]; all
@@ -271,9 +308,11 @@ struct Backend {
   void (*random)(RandomArgs);
   void (*dropout)(DropoutArgs);
 
+  void (*sum_of_squares)(SumOfSquaresArgs);
   void (*optimizer_control)(OptimizerControlArgs);
   void (*adam)(AdamArgs);
   void (*sgd)(SgdArgs);
+  void (*moving_average)(MovingAverageArgs);
 
   void (*max_pool2d)(MaxPool2dArgs);
 };

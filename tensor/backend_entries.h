@@ -1,7 +1,11 @@
-// The computing entries of a Backend, as a list: for tables that wrap every one of them.
+// The computing entries of a Backend, as a list, and their arguments as values: for tables that wrap every
+// one of them.
 #pragma once
 
 #include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <vector>
 
 #include "tensor/backend.h"
 
@@ -34,10 +38,45 @@ void for_each_entry(F f) {
   f.template operator()<&Backend::group_norm_backward>("group_norm_backward");
   f.template operator()<&Backend::random>("random");
   f.template operator()<&Backend::dropout>("dropout");
+  f.template operator()<&Backend::sum_of_squares>("sum_of_squares");
   f.template operator()<&Backend::optimizer_control>("optimizer_control");
   f.template operator()<&Backend::adam>("adam");
   f.template operator()<&Backend::sgd>("sgd");
+  f.template operator()<&Backend::moving_average>("moving_average");
   f.template operator()<&Backend::max_pool2d>("max_pool2d");
+}
+
+/// One argument of an entry, to be kept after the call: with a copy of the list that it views, if it has one.
+template <class Argument>
+struct Kept {
+  explicit Kept(const Argument& a) : argument(a) {}
+  Argument get() const { return argument; }
+
+  Argument argument;
+};
+template <class Argument>
+requires requires(Argument a) { a.list; }
+struct Kept<Argument> {
+  using Item = std::remove_const_t<typename decltype(Argument::list)::element_type>;
+
+  explicit Kept(const Argument& a) : argument(a), list(a.list.begin(), a.list.end()) {}
+  /// Valid as long as this object.
+  Argument get() const {
+    Argument with_list = argument;
+    with_list.list = list;
+    return with_list;
+  }
+
+  Argument argument;
+  std::vector<Item> list;
+};
+
+/// The call backend.*Entry(arguments...), to be made later.
+template <auto Entry, class... Arguments>
+auto later(const Backend& backend, const Arguments&... arguments) {
+  return [&backend, kept = std::tuple{Kept<Arguments>(arguments)...}] {
+    std::apply([&backend](const auto&... each) { (backend.*Entry)(each.get()...); }, kept);
+  };
 }
 
 }  // namespace halfstep

@@ -178,12 +178,12 @@ void reduce(ReduceOp op, Array out, Array x) {
     for (int64_t i = 0; i < numel(out.shape); ++i) {
       const T* base = x.as<T>() + offset_of(kept, i);
       constexpr double kInfinity = std::numeric_limits<double>::infinity();
-      const bool adds = op == ReduceOp::sum || op == ReduceOp::sum_of_squares;
+      const bool adds = op == ReduceOp::sum;
       double result = adds ? 0 : op == ReduceOp::max ? -kInfinity : kInfinity;
       for (int64_t j = 0; j < numel(inner.shape); ++j) {
         const double value = base[offset_of(inner, j)];
         if (adds)
-          result += op == ReduceOp::sum ? value : value * value;
+          result += value;
         else if ((op == ReduceOp::max ? value > result : value < result) || value != value)
           result = value;
         if (!adds && result != result) break;  // NaN wins
@@ -607,6 +607,18 @@ void dropout(DropoutArgs d) {
 
 // --- optimiser ---------------------------------------------------------------------------------------------
 
+void sum_of_squares(SumOfSquaresArgs s) {
+  double sum = 0;
+  for (const Array& x : s.list)
+    with_float(x.dtype, [&](auto tag) {
+      for (int64_t i = 0; i < numel(x.shape); ++i) {
+        const double value = x.as<const decltype(tag)>()[i];
+        sum += value * value;
+      }
+    });
+  *s.out.as<double>() = sum;
+}
+
 void optimizer_control(OptimizerControlArgs o) {
   double* control = o.control.as<double>();
   const double norm = std::sqrt(*o.sum_squares.as<double>());
@@ -620,45 +632,62 @@ void optimizer_control(OptimizerControlArgs o) {
 void adam(AdamArgs a) {
   const double* control = a.control.as<double>();
   if (!std::isfinite(control[3])) return;
-  with_float(a.param.dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const double correction1 = 1 - std::pow(a.beta1, control[0]),
-                 correction2 = 1 - std::pow(a.beta2, control[0]);
-    for (int64_t i = 0; i < numel(a.param.shape); ++i) {
-      T &p = a.param.as<T>()[i], &m = a.m.as<T>()[i], &v = a.v.as<T>()[i];
-      const double g = control[2] * a.grad.as<T>()[i] + a.l2 * p;
-      const double m_new = a.beta1 * m + (1 - a.beta1) * g, v_new = a.beta2 * v + (1 - a.beta2) * g * g;
-      m = static_cast<T>(m_new);
-      v = static_cast<T>(v_new);
-      double v_used = v_new;
-      if (!a.v_max.absent()) {
-        T& v_max = a.v_max.as<T>()[i];
-        v_used = v_max > v_new ? v_max : v_new;
-        v_max = static_cast<T>(v_used);
+  const double lr = *a.learning_rate.as<double>();
+  const double correction1 = 1 - std::pow(a.beta1, control[0]),
+               correction2 = 1 - std::pow(a.beta2, control[0]);
+  for (const AdamParameter& parameter : a.list)
+    with_float(parameter.param.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      for (int64_t i = 0; i < numel(parameter.param.shape); ++i) {
+        T &p = parameter.param.as<T>()[i], &m = parameter.m.as<T>()[i], &v = parameter.v.as<T>()[i];
+        const double g = control[2] * parameter.grad.as<T>()[i] + a.l2 * p;
+        const double m_new = a.beta1 * m + (1 - a.beta1) * g, v_new = a.beta2 * v + (1 - a.beta2) * g * g;
+        m = static_cast<T>(m_new);
+        v = static_cast<T>(v_new);
+        double v_used = v_new;
+        if (!parameter.v_max.absent()) {
+          T& v_max = parameter.v_max.as<T>()[i];
+          v_used = v_max > v_new ? v_max : v_new;
+          v_max = static_cast<T>(v_used);
+        }
+        p = static_cast<T>(p - lr * (m_new / correction1) / (std::sqrt(v_used / correction2) + a.eps) -
+                           lr * a.weight_decay * p);
       }
-      p = static_cast<T>(p - a.lr * (m_new / correction1) / (std::sqrt(v_used / correction2) + a.eps) -
-                         a.lr * a.weight_decay * p);
-    }
-  });
+    });
 }
 
 void sgd(SgdArgs s) {
   const double* control = s.control.as<double>();
   if (!std::isfinite(control[3])) return;
-  with_float(s.param.dtype, [&](auto tag) {
-    using T = decltype(tag);
-    for (int64_t i = 0; i < numel(s.param.shape); ++i) {
-      T& p = s.param.as<T>()[i];
-      double g = control[2] * s.grad.as<T>()[i] + s.l2 * p;
-      if (!s.buffer.absent()) {
-        T& buffer = s.buffer.as<T>()[i];
-        const double average = control[0] == 1 ? g : s.momentum * buffer + (1 - s.dampening) * g;
-        buffer = static_cast<T>(average);
-        g = s.nesterov ? g + s.momentum * average : average;
+  const double lr = *s.learning_rate.as<double>();
+  for (const SgdParameter& parameter : s.list)
+    with_float(parameter.param.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      for (int64_t i = 0; i < numel(parameter.param.shape); ++i) {
+        T& p = parameter.param.as<T>()[i];
+        double g = control[2] * parameter.grad.as<T>()[i] + s.l2 * p;
+        if (!parameter.buffer.absent()) {
+          T& buffer = parameter.buffer.as<T>()[i];
+          const double average = control[0] == 1 ? g : s.momentum * buffer + (1 - s.dampening) * g;
+          buffer = static_cast<T>(average);
+          g = s.nesterov ? g + s.momentum * average : average;
+        }
+        p = static_cast<T>(p - lr * g);
       }
-      p = static_cast<T>(p - s.lr * g);
-    }
-  });
+    });
+}
+
+void moving_average(MovingAverageArgs m) {
+  for (const AveragedArray& moved : m.list)
+    with_float(moved.average.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      const T weight = static_cast<T>(*m.weight.as<double>());
+      for (int64_t i = 0; i < numel(moved.average.shape); ++i) {
+        T& average = moved.average.as<T>()[i];
+        const T source = moved.source.as<T>()[i];
+        average = weight == T(1) ? source : formulas::Lerp{}(average, source, weight);
+      }
+    });
 }
 
 // --- pooling -----------------------------------------------------------------------------------------------
@@ -725,9 +754,11 @@ constexpr Backend kReference = {
     .group_norm_backward = group_norm_backward,
     .random = random,
     .dropout = dropout,
+    .sum_of_squares = sum_of_squares,
     .optimizer_control = optimizer_control,
     .adam = adam,
     .sgd = sgd,
+    .moving_average = moving_average,
     .max_pool2d = max_pool2d,
 };
 

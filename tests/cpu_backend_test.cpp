@@ -159,8 +159,10 @@ TEST_CASE("the CPU has a kernel of its own in every entry but those that plain l
   HALFSTEP_OWN(group_norm_backward);
   HALFSTEP_OWN(random);
   HALFSTEP_OWN(dropout);
+  HALFSTEP_OWN(sum_of_squares);
   HALFSTEP_OWN(adam);
   HALFSTEP_OWN(sgd);
+  HALFSTEP_OWN(moving_average);
   HALFSTEP_OWN(max_pool2d);
 #undef HALFSTEP_OWN
 }

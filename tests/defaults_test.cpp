@@ -50,7 +50,7 @@ TEST_CASE("defaults of the backend's arguments") {
   CHECK(dropout.stream == 0);
   CHECK(OptimizerControlArgs{}.max_norm == 0);
   const AdamArgs adam;
-  for (double v : {adam.lr, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.l2}) CHECK(v == 0);
+  for (double v : {adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.l2}) CHECK(v == 0);
 
   Array array;
   CHECK(array.absent());

@@ -433,8 +433,6 @@ void check_reduce(const Host<T>& x, const std::vector<int>& axes) {
   const Host<T> out(kept, T(99));
   check_entry<T>({out}, run_with(ReduceOp::sum, x),
                  scaled_bounds<T>({out}, run_with(ReduceOp::sum, absolute(x)), length));
-  check_entry<T>({out}, run_with(ReduceOp::sum_of_squares, x),
-                 scaled_bounds<T>({out}, run_with(ReduceOp::sum_of_squares, x), length));
   for (ReduceOp op : {ReduceOp::max, ReduceOp::min})
     check_equal<T>(out, [&](const Backend& b, const Host<T>& o) { b.reduce(op, o.array(), x.array()); });
 }
@@ -480,7 +478,7 @@ TEST_CASE("reduce: an f64 result of f32 numbers, and NaN") {
   });
   x.values[70000] = std::numeric_limits<float>::quiet_NaN();
   for_each_backend([&](const Backend& backend) {
-    for (ReduceOp op : {ReduceOp::sum, ReduceOp::sum_of_squares, ReduceOp::max, ReduceOp::min}) {
+    for (ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
       Host<float> result({1});
       backend.reduce(op, result.array(), x.array());
       CHECK(std::isnan(result.values[0]));
@@ -804,70 +802,144 @@ TEST_CASE("random and dropout: the reference's bits") {
   random_cases<double>();
 }
 
+/// Sizes of the arrays of a list: none, nothing in them, one, and more than a launch takes, among them packs
+/// that are whole and not, arrays of several blocks, and blocks of several arrays.
+std::vector<std::vector<int64_t>> list_sizes() {
+  std::vector<int64_t> many = {3, 40003, 0, 1023, 1024, 16384, 1, 33000};
+  for (int64_t i = 0; i < 300; ++i) many.push_back(37 * i % 131);
+  return {{}, {0}, {1}, {17}, {0, 40003, 0}, many};
+}
+
+template <class T>
+std::vector<Host<T>> random_list(const std::vector<int64_t>& sizes, double deviation = 1) {
+  std::vector<Host<T>> list;
+  for (const int64_t n : sizes) list.push_back(random_host<T>({n}, 0, deviation));
+  return list;
+}
+template <class T>
+std::vector<Host<T>> absolute(std::vector<Host<T>> list) {
+  for (Host<T>& host : list) host = absolute(host);
+  return list;
+}
+template <class T>
+std::vector<Host<T>> joined(std::vector<Host<T>> all, const std::vector<Host<T>>& more) {
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// A number that entries read from the device.
+Host<double> number(double value) { return Host<double>(Shape{}, value); }
+
+template <class T>
+void sum_of_squares_cases() {
+  for (const std::vector<int64_t>& sizes : list_sizes()) {
+    CAPTURE(sizes.size());
+    auto arrays = random_list<T>(sizes);
+    const auto sum_of = [&](const Backend& backend) {
+      std::vector<Array> list;
+      for (const Host<T>& host : arrays) list.push_back(host.array());
+      const Host<double> out = number(99);
+      backend.sum_of_squares({list, out.array()});
+      return out.values[0];
+    };
+    int64_t terms = 0;
+    for (const int64_t n : sizes) terms += n;
+    const double expected = sum_of(reference_backend());
+    // Both sums round once per term, by half an eps of the sum at most.
+    const double bound = static_cast<double>(terms) * kEps<double> * expected;
+    double first = NAN;
+    for_each_backend([&](const Backend& backend) {
+      const double got = sum_of(backend);
+      CHECK(std::abs(got - expected) <= bound);
+      if (std::isnan(first)) first = got;
+      CHECK(got == first);  // whatever the instruction set and the threads
+    });
+    if (terms == 0) continue;
+    for (const double bad : {std::numeric_limits<double>::quiet_NaN(), kInfinity}) {
+      auto& last = *std::find_if(arrays.rbegin(), arrays.rend(), [](auto& h) { return !h.values.empty(); });
+      last.values.back() = static_cast<T>(bad);
+      for_each_backend([&](const Backend& backend) {
+        const double got = sum_of(backend);
+        CHECK(std::isnan(bad) ? std::isnan(got) : got == bad);
+      });
+    }
+  }
+}
+
+TEST_CASE("sum_of_squares: any list") {
+  sum_of_squares_cases<float>();
+  sum_of_squares_cases<double>();
+}
+
 template <class T>
 void adam_cases() {
-  for (int64_t n : {1, 17, 40003}) {
-    const auto param = random_host<T>({n}), grad = random_host<T>({n}), m = random_host<T>({n}, 0, 0.1),
-               v = absolute(random_host<T>({n}, 0, 0.1));
+  for (const std::vector<int64_t>& sizes : list_sizes()) {
+    const size_t count = sizes.size();
+    CAPTURE(count);
+    const auto grad = random_list<T>(sizes);
+    // Parameters, m, v and, with AMSGrad, v_max.
+    const auto outputs = joined(joined(random_list<T>(sizes), random_list<T>(sizes, 0.1)),
+                                absolute(random_list<T>(sizes, 0.1)));
+    const auto with_largest = joined(outputs, absolute(random_list<T>(sizes, 0.1)));
     Host<double> control({4});
-    const auto run = [&](const Backend& b, const std::vector<Host<T>>& o) {
-      b.adam({.param = o[0].array(),
-              .grad = grad.array(),
-              .m = o[1].array(),
-              .v = o[2].array(),
-              .control = control.array(),
-              .lr = 1e-2,
-              .beta1 = 0.9,
-              .beta2 = 0.999,
-              .eps = 1e-8,
-              .weight_decay = 0.01,
-              .l2 = 0.1,
-              .v_max = {}});
+    const auto run_with = [&](double weight_decay, double l2) {
+      return [&, weight_decay, l2](const Backend& b, const std::vector<Host<T>>& o) {
+        std::vector<AdamParameter> list;
+        for (size_t i = 0; i < count; ++i)
+          list.push_back({.param = o[i].array(),
+                          .grad = grad[i].array(),
+                          .m = o[count + i].array(),
+                          .v = o[2 * count + i].array(),
+                          .v_max = o.size() > 3 * count ? o[3 * count + i].array() : Array{}});
+        const Host<double> learning_rate = number(1e-2);
+        b.adam({.list = list,
+                .control = control.array(),
+                .learning_rate = learning_rate.array(),
+                .beta1 = 0.9,
+                .beta2 = 0.999,
+                .eps = 1e-8,
+                .weight_decay = weight_decay,
+                .l2 = l2});
+      };
     };
     control.values = {3, 0, 0.5, 2};
     // Some twenty roundings; m may cancel.
     const auto bounds = absolute_bounds<T>(20, 8);
-    check_entry<T>({param, m, v}, run, bounds);
-    for (double norm : {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    check_entry<T>(outputs, run_with(0.01, 0.1), bounds);
+    check_entry<T>(with_largest, run_with(0, 0), bounds);
+    for (const double norm : {kInfinity, std::numeric_limits<double>::quiet_NaN()}) {
       control.values = {3, 1, 0, norm};
-      check_entry<T>({param, m, v}, run, relative_bounds<T>(0));
+      check_entry<T>(with_largest, run_with(0.01, 0.1), relative_bounds<T>(0));
     }
-    control.values = {3, 0, 0.5, 2};
-    check_entry<T>(
-        {param, m, v, absolute(random_host<T>({n}, 0, 0.1))},
-        [&](const Backend& b, const std::vector<Host<T>>& o) {
-          b.adam({.param = o[0].array(),
-                  .grad = grad.array(),
-                  .m = o[1].array(),
-                  .v = o[2].array(),
-                  .control = control.array(),
-                  .lr = 1e-2,
-                  .beta1 = 0.9,
-                  .beta2 = 0.999,
-                  .eps = 1e-8,
-                  .v_max = o[3].array()});
-        },
-        bounds);
   }
 }
 
-TEST_CASE("adam") {
+TEST_CASE("adam: any list") {
   adam_cases<float>();
   adam_cases<double>();
 }
 
 template <class T>
 void sgd_cases() {
-  for (int64_t n : {0, 1, 17, 40003}) {
-    const auto param = random_host<T>({n}), grad = random_host<T>({n}), buffer = random_host<T>({n});
+  for (const std::vector<int64_t>& sizes : list_sizes()) {
+    const size_t count = sizes.size();
+    CAPTURE(count);
+    const auto param = random_list<T>(sizes), grad = random_list<T>(sizes);
+    const auto with_buffer = joined(param, random_list<T>(sizes));
     Host<double> control({4});
     for (const bool nesterov : {false, true}) {
       const auto run = [&](const Backend& b, const std::vector<Host<T>>& o) {
-        b.sgd({.param = o[0].array(),
-               .grad = grad.array(),
-               .buffer = o.size() > 1 ? o[1].array() : Array{},
+        std::vector<SgdParameter> list;
+        for (size_t i = 0; i < count; ++i)
+          list.push_back({.param = o[i].array(),
+                          .grad = grad[i].array(),
+                          .buffer = o.size() > count ? o[count + i].array() : Array{}});
+        const Host<double> learning_rate = number(1e-2);
+        b.sgd({.list = list,
                .control = control.array(),
-               .lr = 1e-2,
+               .learning_rate = learning_rate.array(),
                .momentum = 0.9,
                .dampening = 0.25,
                .l2 = 0.1,
@@ -877,18 +949,50 @@ void sgd_cases() {
         control.values = {applied, 0, 0.5, 2};
         // Some fourteen roundings; the numbers themselves may cancel.
         const auto bounds = absolute_bounds<T>(14, 8);
-        check_entry<T>({param, buffer}, run, bounds);
-        check_entry<T>({param}, run, bounds);
+        check_entry<T>(with_buffer, run, bounds);
+        check_entry<T>(param, run, bounds);
       }
       control.values = {3, 1, 0, std::numeric_limits<double>::quiet_NaN()};
-      check_entry<T>({param, buffer}, run, relative_bounds<T>(0));
+      check_entry<T>(with_buffer, run, relative_bounds<T>(0));
     }
   }
 }
 
-TEST_CASE("sgd") {
+TEST_CASE("sgd: any list") {
   sgd_cases<float>();
   sgd_cases<double>();
+}
+
+template <class T>
+void moving_average_cases() {
+  for (const std::vector<int64_t>& sizes : list_sizes()) {
+    CAPTURE(sizes.size());
+    auto average = random_list<T>(sizes);
+    const auto source = random_list<T>(sizes);
+    for (const double weight : {0.0, 1e-4, 0.75, 1.0}) {
+      CAPTURE(weight);
+      // With weight 1 it is forgotten, whatever it was.
+      if (weight == 1)
+        for (Host<T>& host : average)
+          if (!host.values.empty()) host.values[0] = std::numeric_limits<T>::infinity();
+      check_entry<T>(
+          average,
+          [&](const Backend& b, const std::vector<Host<T>>& o) {
+            std::vector<AveragedArray> list;
+            for (size_t i = 0; i < o.size(); ++i) list.push_back({o[i].array(), source[i].array()});
+            const Host<double> weight_on_device = number(weight);
+            b.moving_average({list, weight_on_device.array()});
+            if (weight == 1)
+              for (size_t i = 0; i < o.size(); ++i) CHECK(same_bits(o[i].values, source[i].values));
+          },
+          relative_bounds<T>(0));
+    }
+  }
+}
+
+TEST_CASE("moving_average: any list, the reference's numbers") {
+  moving_average_cases<float>();
+  moving_average_cases<double>();
 }
 
 // --- pooling -----------------------------------------------------------------------------------------------

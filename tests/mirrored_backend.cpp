@@ -55,12 +55,32 @@ void for_each_array(OptimizerControlArgs& a, F f) {
   f(a.control), f(a.sum_squares);
 }
 template <class F>
+void for_each_array(SumOfSquaresArgs& a, F f) {
+  f(a.out);
+}
+template <class F>
 void for_each_array(AdamArgs& a, F f) {
-  for (Array* array : {&a.param, &a.grad, &a.m, &a.v, &a.control, &a.v_max}) f(*array);
+  f(a.control), f(a.learning_rate);
+}
+template <class F>
+void for_each_array(AdamParameter& a, F f) {
+  for (Array* array : {&a.param, &a.grad, &a.m, &a.v, &a.v_max}) f(*array);
 }
 template <class F>
 void for_each_array(SgdArgs& a, F f) {
-  for (Array* array : {&a.param, &a.grad, &a.buffer, &a.control}) f(*array);
+  f(a.control), f(a.learning_rate);
+}
+template <class F>
+void for_each_array(SgdParameter& a, F f) {
+  for (Array* array : {&a.param, &a.grad, &a.buffer}) f(*array);
+}
+template <class F>
+void for_each_array(MovingAverageArgs& a, F f) {
+  f(a.weight);
+}
+template <class F>
+void for_each_array(AveragedArray& a, F f) {
+  f(a.average), f(a.source);
 }
 template <class F>
 void for_each_array(MaxPool2dArgs& a, F f) {
@@ -68,6 +88,14 @@ void for_each_array(MaxPool2dArgs& a, F f) {
 }
 template <class Plain, class F>
 void for_each_array(Plain&, F) {}  // numbers and operations
+
+/// Those of an argument and of its list.
+template <class Argument, class F>
+void for_each_array_of(Kept<Argument>& kept, F f) {
+  for_each_array(kept.argument, f);
+  if constexpr (requires { kept.list; })
+    for (auto& item : kept.list) for_each_array(item, f);
+}
 
 /// A piece of host memory and its copy on the device.
 struct Span {
@@ -92,7 +120,10 @@ template <class... Args, void (*Backend::*Entry)(Args...)>
 struct Mirrored<Entry> {
   static void call(Args... args) {
     std::vector<Span> spans;
-    const auto all_arrays = [&](auto f) { (for_each_array(args, f), ...); };
+    std::tuple<Kept<Args>...> kept{Kept<Args>(args)...};
+    const auto all_arrays = [&](auto f) {
+      std::apply([&](auto&... each) { (for_each_array_of(each, f), ...); }, kept);
+    };
     all_arrays([&](Array& a) {
       if (!a.absent() && numel(a.shape) > 0) spans.push_back(span_of(a));
     });
@@ -115,7 +146,7 @@ struct Mirrored<Entry> {
       for (const Span& s : merged)
         if (s.begin <= begin.begin && begin.begin < s.end) a.data = s.block + s.padding() + (data - s.begin);
     });
-    (device->*Entry)(args...);
+    std::apply([](const auto&... each) { (device->*Entry)(each.get()...); }, kept);
     for (const Span& s : merged) {
       device->download(s.begin, s.block + s.padding(), s.bytes());
       device->release(s.block, s.padding() + s.bytes());

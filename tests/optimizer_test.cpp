@@ -4,10 +4,12 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "nn/ema.h"
 #include "nn/layers.h"
+#include "tensor/backend_entries.h"
 #include "tensor/error.h"
 
 using namespace halfstep;
@@ -332,4 +334,119 @@ TEST_CASE("Ema: copy_to, and continuing from a saved state to the bit") {
   CHECK_THROWS_AS(ema_warmup_by_name("linear"), Error);
   for (const EmaWarmup warmup : {EmaWarmup::none, EmaWarmup::ramp, EmaWarmup::power})
     CHECK(ema_warmup_by_name(name_of(warmup)) == warmup);
+}
+
+namespace {
+
+std::vector<std::function<void()>>* recorded = nullptr;  ///< where calls are kept, if they are
+
+/// The entries of the plain loops, which keep what they are asked to do.
+template <auto Entry>
+struct Recorded;
+template <class... Args, void (*Backend::*Entry)(Args...)>
+struct Recorded<Entry> {
+  static void call(Args... args) {
+    if (recorded) recorded->push_back(later<Entry>(reference_backend(), args...));
+    (reference_backend().*Entry)(args...);
+  }
+};
+
+Device& recording_device() {
+  static const Backend& backend = *new Backend([] {
+    Backend b = reference_backend();
+    for_each_entry([&]<auto Entry>(std::string_view) { b.*Entry = Recorded<Entry>::call; });
+    return b;
+  }());
+  static Device& device = *new Device(backend);
+  return device;
+}
+
+/// What f asks the device to do.
+std::vector<std::function<void()>> calls_of(const std::function<void()>& f) {
+  std::vector<std::function<void()>> calls;
+  recorded = &calls;
+  f();
+  recorded = nullptr;
+  return calls;
+}
+
+/// Two parameters, an optimiser and averages of them. Gradients are written in place, so that what is
+/// recorded finds the next ones.
+template <class Optimiser, class Config>
+struct Trained {
+  Variable a = leaf_there({1, -2, 3}), b = leaf_there({0.5});
+  Optimiser optimizer;
+  Ema ema{{{"a", a}, {"b", b}}, 0.9, EmaWarmup::ramp};
+
+  explicit Trained(const Config& config) : optimizer({{"a", a}, {"b", b}}, config) {
+    for (Variable v : {a, b}) v.set_grad(Variable(Tensor::zeros(v.shape(), v.options())));
+  }
+  static Variable leaf_there(const std::vector<double>& values) {
+    return Variable(leaf(values).value().to(recording_device()), true);
+  }
+  void set_gradients(int step) {
+    a.grad().value().fill_(step == 2 ? NAN : 0.5 + step);  // the third update is left out
+    b.grad().value().fill_(step - 2.5);
+  }
+  TensorMap state() const {
+    TensorMap all = optimizer.state();
+    all.merge(ema.state());
+    all.emplace("a", a.value());
+    all.emplace("b", b.value());
+    return all;
+  }
+};
+
+void check_same(const TensorMap& got, const TensorMap& expected) {
+  for (const auto& [name, tensor] : expected) {
+    CAPTURE(name);
+    CHECK(got.at(name).to_vector<double>() == tensor.to_vector<double>());
+  }
+}
+
+template <class Optimiser, class Config>
+void check_repeated(const Config& config) {
+  const auto lr = [](int step) { return 0.1 / (1 + step); };
+  Trained<Optimiser, Config> plain(config), repeated(config);
+  repeated.set_gradients(0);
+  repeated.optimizer.set_learning_rate(lr(0));
+  repeated.ema.advance();
+  const auto calls = calls_of([&] {
+    repeated.optimizer.apply();
+    repeated.ema.apply();
+  });
+  // The sum of squares, the control block, the update and the average, whatever the number of parameters.
+  CHECK(calls.size() == 4);
+  for (int step = 0; step < 6; ++step) {
+    plain.set_gradients(step);
+    plain.optimizer.step(lr(step));
+    plain.ema.update();
+    if (step == 0) continue;
+    repeated.set_gradients(step);
+    repeated.optimizer.set_learning_rate(lr(step));
+    repeated.ema.advance();
+    for (const auto& call : calls) call();
+  }
+  CHECK(plain.optimizer.stats().applied == 5);
+  CHECK(plain.ema.updates() == 6);
+  check_same(repeated.state(), plain.state());
+}
+
+}  // namespace
+
+TEST_CASE("optimisers and averages: what a device was asked to do in one update, repeated, is the next one") {
+  check_repeated<Adam>(AdamConfig{.weight_decay = 0.1, .max_grad_norm = 1, .amsgrad = true});
+  check_repeated<Sgd>(SgdConfig{.momentum = 0.9, .max_grad_norm = 1});
+}
+
+TEST_CASE("Ema: what it refuses") {
+  CHECK_THROWS_WITH_AS(Ema(Parameters{}, 0.5, EmaWarmup::none), doctest::Contains("at least one parameter"),
+                       Error);
+  CHECK_THROWS_WITH_AS(Ema({{"p", leaf({1})}, {"q", leaf({1}, DType::f32)}}, 0.5, EmaWarmup::none),
+                       doctest::Contains("q is f32"), Error);
+  Variable p = leaf({1, 2});
+  Ema ema({{"p", p}}, 0.5, EmaWarmup::none);
+  CHECK_THROWS_WITH_AS(ema.apply(), doctest::Contains("expected an advance()"), Error);
+  p.set_value(Tensor::ones({3}, p.options()));
+  CHECK_THROWS_WITH_AS(ema.update(), doctest::Contains("it is now (3,)"), Error);
 }

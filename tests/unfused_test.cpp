@@ -4,6 +4,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+
 #include "tests/kernel_check.h"
 #include "tests/mirrored_backend.h"
 
@@ -34,6 +36,8 @@ TEST_CASE("unfused: no call reaches a fused entry") {
   counting.softmax_backward = [](Array, Array, Array) { ++calls; };
   counting.unary_chain = [](UnaryArgs, Array, Array, Array) { ++calls; };
   counting.adam = [](AdamArgs) { ++calls; };
+  counting.sum_of_squares = [](SumOfSquaresArgs) { ++calls; };
+  counting.moving_average = [](MovingAverageArgs) { ++calls; };
   const Backend table = bench::unfused(counting);
   test::Host<float> x({2, 4, 1, 8}, 1), statistics({2, 1, 4}, 1), row({1, 8}, 1), rows({2, 8}, 1);
   const Array a = x.array(), s = statistics.array(), n{a.data, DType::f32, {2, 4, 8}, {32, 8, 1}},
@@ -47,7 +51,30 @@ TEST_CASE("unfused: no call reaches a fused entry") {
   table.softmax_backward(n, n, n);
   table.unary_chain({.op = UnaryOp::exp, .derivative = 1}, n, n, n);
   test::Host<double> control({4}, 1);
-  table.adam({.param = n, .grad = n, .m = n, .v = n, .control = control.array(), .beta1 = 0.9, .beta2 = 0.9});
+  const AdamParameter parameters[] = {{n, n, n, n}};
+  const Array number{control.array().data, DType::f64, {}, {}};
+  table.adam(
+      {.list = parameters, .control = control.array(), .learning_rate = number, .beta1 = 0.9, .beta2 = 0.9});
+  const AveragedArray averages[] = {{n, n}};
+  table.moving_average({averages, number});
+  const Array arrays[] = {n, n};
+  table.sum_of_squares({arrays, number});
   CHECK(calls == 0);
   bench::unfused(cpu_backend());  // `counting` ends here
+}
+
+TEST_CASE("unfused: sums of squares") {
+  const auto x = test::random_host<float>({1000}), y = test::random_host<float>({3, 7});
+  double expected = 0;
+  for (const auto* host : {&x, &y})
+    for (const float v : host->values) expected += double{v} * v;
+  test::for_each_backend([&](const Backend& backend) {
+    test::Host<double> out(Shape{}, 99);
+    const Array arrays[] = {x.array(), y.array()};
+    backend.sum_of_squares({arrays, out.array()});
+    // Both sums round once per term.
+    CHECK(std::abs(out.values[0] - expected) <= 1021 * test::kEps<double> * expected);
+    backend.sum_of_squares({{}, out.array()});
+    CHECK(out.values[0] == 0);
+  });
 }

@@ -65,14 +65,12 @@ void download(void* host, const void* device, size_t bytes) {
   machine().protect(PROT_NONE);
 }
 
-/// Wraps any entry of the table: the call is queued with copies of its arguments, which are plain values.
+/// Wraps any entry of the table: the call is queued with copies of its arguments.
 template <auto Entry>
 struct Queued;
 template <class... Args, void (*Backend::*Entry)(Args...)>
 struct Queued<Entry> {
-  static void call(Args... args) {
-    machine().queue.push_back([=] { (reference_backend().*Entry)(args...); });
-  }
+  static void call(Args... args) { machine().queue.push_back(later<Entry>(reference_backend(), args...)); }
 };
 
 Backend make_backend() {

@@ -3,7 +3,7 @@
 //
 // The linker keeps one copy of an inline function or template that several sources use, and it might keep the
 // copy that this machine cannot execute. Kernel sources therefore include nothing but tensor/backend.h (plain
-// data), tensor/formulas.h and the headers of this folder (everything inline in the namespace), and the C
+// data, and spans of it), tensor/formulas.h and the headers of this folder (everything inline in the namespace), and the C
 // headers; no standard containers or algorithms.
 #pragma once
 
@@ -31,8 +31,10 @@ void attention(AttentionArgs args);
 void attention_backward(AttentionBackwardArgs args);
 void group_norm(GroupNormArgs args);
 void group_norm_backward(GroupNormBackwardArgs args);
+void sum_of_squares(SumOfSquaresArgs args);
 void adam(AdamArgs args);
 void sgd(SgdArgs args);
+void moving_average(MovingAverageArgs args);
 void max_pool2d(MaxPool2dArgs args);
 
 /// Replaces the entries of `backend` that this instruction set has kernels for.

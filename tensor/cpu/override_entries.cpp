@@ -23,8 +23,10 @@ void override_entries(Backend& backend) {
   backend.attention_backward = attention_backward;
   backend.group_norm = group_norm;
   backend.group_norm_backward = group_norm_backward;
+  backend.sum_of_squares = sum_of_squares;
   backend.adam = adam;
   backend.sgd = sgd;
+  backend.moving_average = moving_average;
   backend.max_pool2d = max_pool2d;
 }
 

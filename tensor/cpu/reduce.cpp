@@ -3,6 +3,7 @@
 
 #include "tensor/cpu/column_sums.h"
 #include "tensor/cpu/kernels.h"
+#include "tensor/cpu/lists.h"
 #include "tensor/cpu/thread_pool.h"
 #include "tensor/cpu/walk.h"
 #include "tensor/cpu/workspace.h"
@@ -215,14 +216,34 @@ void reduce_by_dtype(const Array& out, const Array& x) {
   reduce_of<Op, float, float>(out, x);
 }
 
+template <class T>
+void sum_of_squares_of(const SumOfSquaresArgs& args) {
+  const ListBlocks blocks(args.list.data(), static_cast<int64_t>(args.list.size()),
+                          [](const Array& x) { return numel(x.shape); });
+  const Workspace memory(sizeof(double) * static_cast<size_t>(blocks.count()));
+  double* const partials = static_cast<double*>(memory.data);
+  for (int64_t b = 0; b < blocks.count(); ++b) partials[b] = 0;
+  blocks.for_each([=](int64_t block, const Array& x, int64_t begin, int64_t end) {
+    Walk<1> all;
+    all.add_axis(numel(x.shape), {1});
+    partials[block] += reduce_run<SumOfSquares>(x.as<const T>(), all, begin, end);
+  });
+  double sum = 0;
+  for (int64_t b = 0; b < blocks.count(); ++b) sum += partials[b];
+  *args.out.as<double>() = sum;
+}
+
 }  // namespace
+
+void sum_of_squares(SumOfSquaresArgs args) {
+  const bool single = args.list.empty() || args.list.front().dtype == DType::f32;
+  single ? sum_of_squares_of<float>(args) : sum_of_squares_of<double>(args);
+}
 
 void reduce(ReduceOp op, Array out, Array x) {
   switch (op) {
     case ReduceOp::sum:
       return reduce_by_dtype<SumOf>(out, x);
-    case ReduceOp::sum_of_squares:
-      return reduce_by_dtype<SumOfSquares>(out, x);
     case ReduceOp::max:
       return reduce_by_dtype<MaxOf>(out, x);
     case ReduceOp::min:

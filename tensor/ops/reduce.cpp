@@ -95,17 +95,20 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 
 Tensor sum_of_squares(const std::vector<Tensor>& tensors) {
   require(!tensors.empty(), "sum_of_squares", "expected at least one tensor, got none");
-  const TensorOptions f64{DType::f64, &tensors[0].device()};
-  Tensor total = Tensor::zeros({}, f64);
+  Device& device = tensors[0].device();
+  DType dtype = tensors[0].dtype();
   for (const Tensor& t : tensors) {
-    require(&t.device() == f64.device, "sum_of_squares", "devices differ: '{}' and '{}'", f64.device->name(),
+    require(&t.device() == &device, "sum_of_squares", "devices differ: '{}' and '{}'", device.name(),
             t.device().name());
     require_floating(t, "sum_of_squares");
-    Tensor part = Tensor::empty(Dims::filled(t.rank(), 1), f64);
-    backend_of(t).reduce(ReduceOp::sum_of_squares, part.array(), t.array());
-    binary_(BinaryOp::add, total, part.reshape({}));
+    if (t.dtype() != dtype) dtype = DType::f64;
   }
-  return total;
+  std::vector<Tensor> held;  // contiguous, of one dtype
+  std::vector<Array> list;
+  for (const Tensor& t : tensors) list.push_back(held.emplace_back(t.to(dtype).contiguous()).array());
+  Tensor sum = Tensor::empty({}, {DType::f64, &device});
+  device.backend.sum_of_squares({list, sum.array()});
+  return sum;
 }
 
 }  // namespace halfstep

@@ -124,6 +124,11 @@ TEST_CASE("errors of modules and optimisers") {
          adam.step(-1);
        },
        "[Adam] expected a learning rate >= 0, got -1"},
+      {"update without a learning rate", [&] { Adam(all, {}).apply(); },
+       "[Adam] expected a learning rate before the first update, got none; call set_learning_rate() or "
+       "step(lr)"},
+      {"average that was not advanced", [&] { Ema(all, 0.5, EmaWarmup::none).apply(); },
+       "[Ema] expected an advance() before the first apply(), got none; call update()"},
       {"step without gradients",
        [&] {
          Two fresh = two();
@@ -140,8 +145,7 @@ TEST_CASE("errors of modules and optimisers") {
          fill_gradients(parts);
          adam.step(0.1);
        },
-       "[Adam] expected parameter first.kernel contiguous and of shape (2, 3), as the optimiser met it; it "
-       "is now "
+       "[Adam] expected parameter first.kernel contiguous and of shape (2, 3), as it was at first; it is now "
        "(5, 5)"},
       {"learning rate of no step", [] { LearningRateSchedule{.base = 1}(-1); },
        "[learning rate] expected a step number >= 0, got -1"},
