@@ -304,7 +304,10 @@ void adam(AdamArgs args) {
   plain->where(square, factor(kFinite), square, args.v);
   plain->binary(BinaryOp::lerp, 1 - args.beta2, args.v, args.v, square);
   const Array largest = args.v_max.absent() ? args.v : args.v_max;
-  if (!args.v_max.absent()) combine(BinaryOp::maximum, largest, args.v_max, args.v);
+  if (!args.v_max.absent()) {
+    combine(BinaryOp::maximum, square, args.v_max, args.v);
+    plain->where(largest, factor(kFinite), square, largest);
+  }
 
   const Array update = g;
   combine(BinaryOp::multiply, square, largest, factor(kSecond));
