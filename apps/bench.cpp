@@ -205,7 +205,7 @@ void print_roofline(const std::string& name, const bench::Roofline& r) {
              percent(r.total.by_bound[0]), percent(r.total.by_bound[1]), percent(r.total.by_bound[2]));
   const size_t largest = std::min<size_t>(3, r.rows.size());
   for (size_t i = 0; i < largest; ++i)
-    fmt::print("  {}{} ({:.0f} %){}\n", i == 0 ? "The largest: " : "", r.rows[i].kernel,
+    fmt::print("  {}{} ({:.0f} %){}\n", i == 0 ? "The largest: " : "", cut(r.rows[i].kernel, 50),
                percent(r.rows[i].seconds), i + 1 == largest ? "." : ",");
 }
 
@@ -243,8 +243,8 @@ void BenchCommand::predict(const std::vector<bench::Case>& cases, Device& device
       device.name());
   const bench::Gpu& gpu = bench::gpu_by_id(roofline);
   if (!general.json) {
-    fmt::print("Predicted for {} from counts of the emulated GPU{}; nothing is measured.\n", gpu.name,
-               unfused ? ", without fused kernels" : "");
+    fmt::print("Predicted for {}{}\nfrom counts of the emulated GPU; nothing is measured.\n", gpu.name,
+               unfused ? ", without fused kernels," : "");
     fmt::print("  {:31} {:>6} {:>9} {:>8} {:>9} {:>8}\n", "kernel", "starts", "MFLOP", "MB", "us",
                "bound by");
   }

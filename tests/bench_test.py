@@ -105,7 +105,7 @@ def without_fused_kernels(_):
           "plain entries", entries[1])
     name = "attention forward 64x128 batch 32"
     equal(unfused[1][name]["flops"], fused[1][name]["flops"], "the operations of attention stay the same")
-    check(unfused[1][name]["bytes"] > 2 * fused[1][name]["bytes"], "and what is moved does not")
+    check(unfused[1][name]["bytes"] > 1.2 * fused[1][name]["bytes"], "and what is moved does not")
 
 
 def predicts_only_with_an_emulated_gpu(_):

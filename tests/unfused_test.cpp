@@ -14,6 +14,9 @@ using namespace halfstep;
 namespace halfstep::test {
 
 const bool kHostArithmetic = false;
+// The mean is a plain sum: n additions one after another, whose roundings are independent, leave sqrt(n / 12)
+// of them; 8 for the groups of 784 numbers.
+const double kMeanRoundings = 10;
 double f32_factor_rounding() { return 0; }
 
 void for_each_backend(const std::function<void(const Backend&)>& f) {
