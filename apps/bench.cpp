@@ -1,5 +1,7 @@
-// halfstep bench: how fast the kernels and whole networks are on this machine.
+// halfstep bench: how fast the kernels and whole networks are on this machine, and what is predicted for a
+// GPU.
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <sstream>
@@ -10,6 +12,8 @@
 #include "bench/measure.h"
 #include "bench/peak.h"
 #include "bench/profile.h"
+#include "bench/roofline.h"
+#include "bench/unfused.h"
 #include "tensor/conv_method.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
@@ -34,24 +38,33 @@ struct BenchCommand {
   GeneralFlags general;
   SettingFlags settings;
   std::vector<std::string> filters;
-  std::string what = "all";
+  std::string what;      ///< empty: not given
+  std::string roofline;  ///< empty: measure
   double seconds = 0.3, pause = 0;
   int64_t batch_size = 0;
-  bool list = false, profile = false, profile_shapes = false;
+  bool list = false, profile = false, profile_shapes = false, unfused = false;
 
   void run() const;
 
  private:
   std::vector<bench::Case> chosen() const;
-  Json time(const bench::Case& c, Device& device, double peak) const;
+  /// `table`, or what --unfused makes of it.
+  const Backend& composed(const Backend& table) const { return unfused ? bench::unfused(table) : table; }
+  Json time(const bench::Case& c, const Backend& table, double peak) const;
+  void measure(const std::vector<bench::Case>& cases, Device& device) const;
+  Json predict(const bench::Case& c, const Backend& table, const bench::Gpu& gpu,
+               const CudaCounters& counters) const;
+  void predict(const std::vector<bench::Case>& cases, Device& device) const;
 };
 
 std::vector<bench::Case> BenchCommand::chosen() const {
   std::vector<bench::Case> cases;
-  if (what != "model") cases = bench::kernel_cases();
-  if (what != "kernels") {
+  // An emulated GPU takes minutes for a network, and hours for the kernels' large arrays.
+  const std::string_view wanted = !what.empty() ? what : roofline.empty() ? "all" : "model";
+  if (wanted != "model") cases = bench::kernel_cases();
+  if (wanted != "kernels") {
     Config config = settings.over({});
-    if (batch_size > 0) config.train.batch_size = batch_size;
+    if (batch_size > 0 || !roofline.empty()) config.train.batch_size = std::max<int64_t>(batch_size, 1);
     config.validate();
     const std::vector<bench::Case> models = bench::model_cases(config);
     cases.insert(cases.end(), models.begin(), models.end());
@@ -66,10 +79,9 @@ std::vector<bench::Case> BenchCommand::chosen() const {
 }
 
 /// Times a case and prints its line.
-Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const {
+Json BenchCommand::time(const bench::Case& c, const Backend& table, double peak) const {
   if (pause > 0) std::this_thread::sleep_for(std::chrono::duration<double>(pause));
-  device.allocator.trim();
-  device.allocator.reset_peak();
+  Device device(composed(table));
   bench::Timing timing;
   {
     const std::function<void()> run = c.prepare(device);
@@ -79,7 +91,7 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
   device.allocator.trim();
 
   // What it does, and where the time goes: once more, watched.
-  Device watched(bench::profiled(device.backend, profile_shapes));
+  Device watched(composed(bench::profiled(table, profile_shapes)));
   {
     const std::function<void()> run = c.prepare(watched);
     if (profile) run();
@@ -132,13 +144,7 @@ Json BenchCommand::time(const bench::Case& c, Device& device, double peak) const
   return result;
 }
 
-void BenchCommand::run() const {
-  Device& device = general.apply();
-  const std::vector<bench::Case> cases = chosen();
-  if (list) {
-    for (const bench::Case& c : cases) fmt::print("{}\n", c.name);
-    return;
-  }
+void BenchCommand::measure(const std::vector<bench::Case>& cases, Device& device) const {
   const double per_thread = bench::peak_gflops(selected_isa()), peak = per_thread * num_threads();
   if (!general.json) {
     fmt::print("{} on {}, {} thread{}, convolutions {}; multiply-add peak {:.1f} GFLOP/s\n", device.name(),
@@ -147,16 +153,131 @@ void BenchCommand::run() const {
     fmt::print("{:42} {:>10} {:>8} {:>6} {:>8}\n", "", "median ms", "GFLOP/s", "% peak", "MB");
   }
   Json results = Json::array();
-  for (const bench::Case& c : cases) results.push_back(time(c, device, peak));
+  for (const bench::Case& c : cases) results.push_back(time(c, device.backend, peak));
+  if (general.json) {
+    const Json result{{"device", device.name()},  {"isa", name_of(selected_isa())},
+                      {"threads", num_threads()}, {"conv", name_of(conv_method())},
+                      {"unfused", unfused},       {"peak_gflops", peak},
+                      {"cases", results},         {"max_resident_bytes", max_resident_bytes()}};
+    fmt::print("{}\n", result.dump(2));
+  }
+}
+
+Json seconds_by_bound(const bench::RooflineRow& row) {
+  Json json;
+  for (const bench::Bound bound : {bench::Bound::compute, bench::Bound::memory, bench::Bound::launch})
+    json[std::string(bench::name_of(bound))] = row.by_bound[static_cast<size_t>(bound)];
+  return json;
+}
+
+Json json_of(const bench::RooflineRow& row) {
+  return {{"kernel", row.kernel},
+          {"launches", row.launches},
+          {"flops", row.operations},
+          {"bytes", row.bytes},
+          {"predicted_seconds", row.seconds},
+          {"seconds_by_bound", seconds_by_bound(row)}};
+}
+
+/// The first characters of a text that has no room for more.
+std::string cut(const std::string& text, size_t length) {
+  return text.size() <= length ? text : text.substr(0, length - 2) + "..";
+}
+
+void print_row(const std::string& name, const bench::RooflineRow& row) {
+  fmt::print("  {:31} {:>6} {:>9.2f} {:>8.2f} {:>9.1f} {:>8}\n", cut(name, 31), row.launches,
+             1e-6 * row.operations, 1e-6 * row.bytes, 1e6 * row.seconds, bench::name_of(row.bound()));
+}
+
+/// The kernels of a case, the longest first, and what to read from them.
+void print_roofline(const std::string& name, const bench::Roofline& r) {
+  constexpr size_t kShown = 15;
+  const auto percent = [&](double seconds) { return 100 * seconds / r.total.seconds; };
+  fmt::print("{}: predicted {:.3f} ms\n", name, 1e3 * r.total.seconds);
+  for (size_t i = 0; i < std::min(kShown, r.rows.size()); ++i) print_row(r.rows[i].kernel, r.rows[i]);
+  if (r.rows.size() > kShown) {
+    bench::RooflineRow others;
+    for (size_t i = kShown; i < r.rows.size(); ++i) others += r.rows[i];
+    print_row(fmt::format("{} other kernels", r.rows.size() - kShown), others);
+  }
+  print_row(r.total.kernel, r.total);
+  fmt::print("  Of the time {:.0f} % is bound by compute, {:.0f} % by memory, {:.0f} % by launches.\n",
+             percent(r.total.by_bound[0]), percent(r.total.by_bound[1]), percent(r.total.by_bound[2]));
+  const size_t largest = std::min<size_t>(3, r.rows.size());
+  for (size_t i = 0; i < largest; ++i)
+    fmt::print("  {}{} ({:.0f} %){}\n", i == 0 ? "The largest: " : "", cut(r.rows[i].kernel, 50),
+               percent(r.rows[i].seconds), i + 1 == largest ? "." : ",");
+}
+
+/// Counts one run of a case and prints the prediction.
+Json BenchCommand::predict(const bench::Case& c, const Backend& table, const bench::Gpu& gpu,
+                           const CudaCounters& counters) const {
+  Device device(composed(table));
+  {
+    const std::function<void()> run = c.prepare(device);
+    run();  // what only the first one does is not counted
+    counters.start();
+    run();
+    counters.stop();
+  }
+  device.allocator.trim();
+  const bench::Roofline r = bench::roofline(counters.read(), gpu);
+  if (!general.json) {
+    print_roofline(c.name, r);
+    std::fflush(stdout);
+  }
+  Json result = json_of(r.total);
+  result.erase("kernel");
+  result["name"] = c.name;
+  result["kernels"] = Json::array();
+  for (const bench::RooflineRow& row : r.rows) result["kernels"].push_back(json_of(row));
+  return result;
+}
+
+void BenchCommand::predict(const std::vector<bench::Case>& cases, Device& device) const {
+  const CudaCounters* const counters = device.name() == "cuda" ? probe_cuda().counters : nullptr;
+  require(
+      counters != nullptr, "bench",
+      "expected the emulated GPU for --roofline, which counts what kernels do, got the device '{}'; build "
+      "with -Dcuda=emulated and give --device cuda",
+      device.name());
+  const bench::Gpu& gpu = bench::gpu_by_id(roofline);
+  if (!general.json) {
+    fmt::print("Predicted for {}{}\nfrom counts of the emulated GPU; nothing is measured.\n", gpu.name,
+               unfused ? ", without fused kernels," : "");
+    fmt::print("  {:31} {:>6} {:>9} {:>8} {:>9} {:>8}\n", "kernel", "starts", "MFLOP", "MB", "us",
+               "bound by");
+  }
+  Json results = Json::array();
+  for (const bench::Case& c : cases) results.push_back(predict(c, device.backend, gpu, *counters));
   if (general.json) {
     const Json result{{"device", device.name()},
-                      {"isa", name_of(selected_isa())},
-                      {"threads", num_threads()},
-                      {"conv", name_of(conv_method())},
-                      {"peak_gflops", peak},
-                      {"cases", results},
-                      {"max_resident_bytes", max_resident_bytes()}};
+                      {"predicted_for", gpu.name},
+                      {"roofline", gpu.id},
+                      {"unfused", unfused},
+                      {"cases", results}};
     fmt::print("{}\n", result.dump(2));
+  }
+}
+
+/// Makes the emulated GPU, before its first use, one of the size of `gpu`: kernels are chosen and cut by it.
+/// What the environment says already stays.
+void imitate(const bench::Gpu& gpu) {
+  constexpr int kKeep = 0;
+  setenv("HALFSTEP_EMULATION_CAPABILITY", std::to_string(gpu.compute_capability).c_str(), kKeep);
+  setenv("HALFSTEP_EMULATION_MULTIPROCESSORS", std::to_string(gpu.multiprocessors).c_str(), kKeep);
+}
+
+void BenchCommand::run() const {
+  if (!roofline.empty()) imitate(bench::gpu_by_id(roofline));
+  Device& device = general.apply();
+  const std::vector<bench::Case> cases = chosen();
+  if (list) {
+    for (const bench::Case& c : cases) fmt::print("{}\n", c.name);
+  } else if (roofline.empty()) {
+    measure(cases, device);
+  } else {
+    predict(cases, device);
   }
 }
 
@@ -177,24 +298,39 @@ Command add_bench(CLI::App& program) {
          "--what", command->what,
          "kernels: entries of the backend at the shapes of UNets; model: calls of the network that "
          "--config and --set describe, and steps of training, distillation and sampling; all (default "
-         "all)")
+         "all, with --roofline model)")
       ->type_name("NAME")
       ->check(one_of({"all", "kernels", "model"}));
   command->settings.add_config_flags(app);
   command->settings.add_precision_flag(app, "Options");
-  app.add_option("--batch-size", command->batch_size, "pictures of a step (default: train.batch_size)")
+  app.add_option("--batch-size", command->batch_size,
+                 "pictures of a step (default: train.batch_size, with --roofline 1)")
       ->type_name("N")
       ->check(whole_number(1));
-  app.add_option("--seconds", command->seconds, "for each case (default 0.3)")
-      ->type_name("S")
-      ->check(positive_number());
-  app.add_option("--pause", command->pause, "seconds of rest before each case (default 0)")
-      ->type_name("S")
-      ->check(positive_number());
-  app.add_flag("--profile", command->profile,
-               "show the entries of the backend that each case spends its time in");
+  CLI::Option* const seconds = app.add_option("--seconds", command->seconds, "for each case (default 0.3)")
+                                   ->type_name("S")
+                                   ->check(positive_number());
+  CLI::Option* const pause =
+      app.add_option("--pause", command->pause, "seconds of rest before each case (default 0)")
+          ->type_name("S")
+          ->check(positive_number());
+  CLI::Option* const profile = app.add_flag(
+      "--profile", command->profile, "show the entries of the backend that each case spends its time in");
   app.add_flag("--profile-shapes", command->profile_shapes, "tell calls of other shapes apart")
       ->needs("--profile");
+  std::vector<std::string> gpus;
+  for (const bench::Gpu& gpu : bench::gpus()) gpus.emplace_back(gpu.id);
+  app.add_option(
+         "--roofline", command->roofline,
+         "predict instead of measuring: count what the kernels do on the emulated GPU (--device cuda) and "
+         "say how long that takes this GPU at least, kernel by kernel")
+      ->type_name("GPU")
+      ->check(one_of(gpus))
+      ->excludes(seconds)
+      ->excludes(pause)
+      ->excludes(profile);
+  app.add_flag("--unfused", command->unfused,
+               "replace fused kernels (group norm, attention, Adam, biases) by compositions of plain ones");
   app.add_flag("--list", command->list, "show the names of the cases, and time nothing");
   command->general.add_to(app);
   app.footer(example("halfstep bench --what model --batch-size 32 --profile"));

@@ -9,6 +9,10 @@
 #include "cuda/runtime.h"
 #include "tensor/bf16_entries.h"
 
+#if defined(HALFSTEP_CUDA_EMULATED)
+#include "cuda/emulation/counters.h"
+#endif
+
 namespace halfstep {
 namespace cuda {
 namespace {
@@ -123,6 +127,32 @@ const Backend& table() {
   return table;
 }
 
+#if defined(HALFSTEP_CUDA_EMULATED)
+constexpr bool kEmulated = true;
+constexpr CudaCounters kEmulatedCounters = {
+    .start =
+        [] {
+          synchronize();
+          emulation::reset_kernel_counts();
+          emulation::count_kernels(true);
+        },
+    .stop =
+        [] {
+          synchronize();
+          emulation::count_kernels(false);
+        },
+    .read =
+        [] {
+          synchronize();
+          return emulation::kernel_counts();
+        },
+};
+constexpr const CudaCounters* kCounters = &kEmulatedCounters;
+#else
+constexpr bool kEmulated = false;
+constexpr const CudaCounters* kCounters = nullptr;
+#endif
+
 CudaProbe look() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
@@ -135,12 +165,7 @@ CudaProbe look() {
   }
   if (devices == 0) return {.reason = "the driver found no GPU"};
   if (compute_capability() < 75) return {.reason = "the GPU is older than compute capability 7.5"};
-#if defined(HALFSTEP_CUDA_EMULATED)
-  constexpr bool kEmulated = true;
-#else
-  constexpr bool kEmulated = false;
-#endif
-  return {&table(), "", kEmulated};
+  return {&table(), "", kEmulated, kCounters};
 }
 
 }  // namespace

@@ -5,12 +5,14 @@ shared and local memory, spills, and how many warps of a multiprocessor it lets 
 Usage: cuda_gate.py [--nvcc NVCC] [--arch 75,80,90,120] [--disassembler NVDISASM] [--jobs 2] [--table FILE.md]
 
 Fails where a kernel spills registers, uses local memory beyond ALLOWED_LOCAL, or lets fewer than LEAST_WARPS warps run, and,
-with a disassembler (PyPI's nvidia-cuda-nvdisasm has one), where an instruction of REQUIRED is missing. Dynamic shared
-memory is not known here and not counted. --table writes the worst instance of each kernel, by architecture.
+with a disassembler (PyPI's nvidia-cuda-nvdisasm has one), where an instruction of REQUIRED is missing. The warps are those of
+the toolkit's own calculator (cuda_occupancy.h), with the dynamic shared memory that launches ask for. --table writes the worst
+instance of each kernel, by architecture.
 """
 import argparse
 import collections
 import concurrent.futures
+import os
 import pathlib
 import re
 import shutil
@@ -40,13 +42,50 @@ REQUIRED = {
     "softmax": ((75, r"LDG\.E\.128"),),
 }
 
-# By compute capability: threads, blocks and KiB of shared memory of a multiprocessor (CUDA C++ Programming Guide, table of
-# technical specifications). All have 65536 registers, given out to warps in units of 256.
-LIMITS = {75: (1024, 16, 64), 80: (2048, 32, 164), 86: (1536, 16, 100), 87: (1536, 16, 164), 89: (1536, 24, 100),
-          90: (2048, 32, 228), 100: (2048, 32, 228), 103: (2048, 32, 228), 110: (1536, 24, 228), 120: (1536, 24, 100)}
+# By compute capability: threads and KiB of shared memory of a multiprocessor (CUDA C++ Programming Guide, table of technical
+# specifications). All have 65536 registers; the rest the toolkit's calculator knows.
+LIMITS = {75: (1024, 64), 80: (2048, 164), 86: (1536, 100), 87: (1536, 164), 89: (1536, 100), 90: (2048, 228), 100: (2048, 228),
+          103: (2048, 228), 110: (1536, 228), 120: (1536, 100)}
 RESERVED_SHARED = 1024  # of each block, from 8.0 on
 
-Usage = collections.namedtuple("Usage", "file kernel arch registers shared stack spills threads warps")
+# Reads lines "capability registers static-shared dynamic-shared threads max-threads shared-bytes reserved" and writes the blocks
+# that a multiprocessor holds.
+CALCULATOR = r"""
+#include <cstdio>
+#include <cuda_occupancy.h>
+
+int main() {
+  int capability, registers, fixed, dynamic, threads, most, shared, reserved;
+  while (std::scanf("%d %d %d %d %d %d %d %d", &capability, &registers, &fixed, &dynamic, &threads, &most, &shared, &reserved) == 8) {
+    cudaOccDeviceProp device;
+    device.computeMajor = capability / 10;
+    device.computeMinor = capability % 10;
+    device.maxThreadsPerBlock = 1024;
+    device.maxThreadsPerMultiprocessor = most;
+    device.regsPerBlock = device.regsPerMultiprocessor = 65536;
+    device.warpSize = 32;
+    device.sharedMemPerBlock = 48 << 10;
+    device.sharedMemPerMultiprocessor = shared;
+    device.sharedMemPerBlockOptin = shared - reserved;
+    device.reservedSharedMemPerBlock = reserved;
+    device.numSms = 1;
+    cudaOccFuncAttributes kernel;
+    kernel.maxThreadsPerBlock = threads;
+    kernel.numRegs = registers;
+    kernel.sharedSizeBytes = fixed;
+    kernel.partitionedGCConfig = PARTITIONED_GC_OFF;
+    kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
+    kernel.maxDynamicSharedSizeBytes = device.sharedMemPerBlockOptin - fixed;
+    kernel.numBlockBarriers = 1;
+    cudaOccDeviceState state;
+    cudaOccResult result;
+    const cudaOccError error = cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &kernel, &state, threads, dynamic);
+    std::printf("%d\n", error == CUDA_OCC_SUCCESS ? result.activeBlocksPerMultiprocessor : -1);
+  }
+}
+"""
+
+Usage = collections.namedtuple("Usage", "file kernel arch registers shared dynamic stack spills threads warps")
 
 
 def meson_list(name):
@@ -60,13 +99,33 @@ def demangle(names):
     return result.stdout.split("\n")
 
 
-def resident_warps(arch, registers, shared, threads):
-    """How many warps of blocks of `threads` threads a multiprocessor holds."""
-    max_threads, max_blocks, shared_kib = LIMITS[arch]
-    warps = -(-threads // 32)
-    by_registers = 65536 // (-(-registers * 32 // 256) * 256 * warps)
-    by_shared = shared_kib * 1024 // (shared + (RESERVED_SHARED if arch >= 80 else 0) or 1)
-    return min(max_threads // threads, max_blocks, by_registers, by_shared) * warps
+def dynamic_shared(file, kernel, threads):
+    """The bytes of dynamic shared memory that the largest launch of a kernel with some asks for; `kernel` is its readable name.
+    (tests/cuda_command_test.py compares with what launches ask for.)"""
+    if file == "conv2d_tensor_cores" and (tile := re.search(r"Tile<\(?(?:int\)?)?(\d+), \(?(?:int\)?)?(\d+)", kernel)):
+        return 4 * (int(tile[1]) + int(tile[2])) * 64  # kStages * Tile::kStage
+    if file == "group_norm" and (pack := re.search(r"<(float|double|\w*[Bb]f\w*16), \(?(?:int\)?)?(\d+)", kernel)):
+        return {"float": 4, "double": 8}.get(pack[1], 2) * int(pack[2]) * 2 * threads  # shared_bytes<T, V>(2, threads)
+    raise ValueError(f"expected to know the dynamic shared memory of {kernel} in {file}.cu; say it in dynamic_shared()")
+
+
+def with_warps(usages, include):
+    """The usages with the warps that a multiprocessor holds, by the calculator of the toolkit in the folder `include`."""
+    def line(u):
+        threads, shared_kib = LIMITS[u.arch]
+        return f"{u.arch} {u.registers} {u.shared} {u.dynamic} {u.threads} {threads} {shared_kib * 1024} " \
+               f"{RESERVED_SHARED if u.arch >= 80 else 0}"
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = pathlib.Path(folder) / "calculator.cpp", pathlib.Path(folder) / "calculator"
+        source.write_text(CALCULATOR, encoding="utf-8")
+        subprocess.run([os.environ.get("CXX", "g++"), "-std=c++17", f"-I{include}", source, "-o", program], check=True)
+        answers = subprocess.run([program], input="\n".join(map(line, usages)) + "\n", capture_output=True, text=True,
+                                 check=True).stdout.split()
+    if len(answers) != len(usages) or "-1" in answers:
+        sys.exit(f"[cuda_gate] expected the occupancy of {len(usages)} kernels, got {len(answers) - answers.count('-1')}; "
+                 "cuda_occupancy.h may not know one of the architectures")
+    return [u._replace(warps=int(blocks) * -(-u.threads // 32)) for u, blocks in zip(usages, answers)]
 
 
 def front_end(nvcc, name, arch, work):
@@ -78,24 +137,28 @@ def front_end(nvcc, name, arch, work):
     return ptx
 
 
-def assemble(ptxas, name, ptx, arch, disassembler):
+def assemble(ptxas, file, ptx, arch, disassembler):
     """The usage of every kernel of one file on one architecture, and the problems of its machine code."""
     cubin = ptx.with_suffix(f".{arch}.cubin")
     result = subprocess.run([ptxas, "-v", f"-arch=sm_{arch}", ptx, "-o", cubin], capture_output=True, text=True, check=True)
-    threads = {}
-    for kernel, bounds in re.findall(r"\.entry\s+(\w+)\s*\([^)]*\)\s*((?:\.\w+[^{]*)?)\{", ptx.read_text(encoding="utf-8")):
-        found = re.search(r"\.maxntid\s+(\d+)(?:,\s*(\d+))?", bounds)
+    text, threads, dynamic = ptx.read_text(encoding="utf-8"), {}, {}
+    without_size = re.findall(r"^\.extern \.shared .*?(\w+)\[\];", text, re.MULTILINE)
+    for entry in re.split(r"\.entry\s+", text)[1:]:
+        kernel = re.match(r"\w+", entry)[0]
+        found = re.search(r"\.maxntid\s+(\d+)(?:,\s*(\d+))?", entry[:entry.index("{")])
         threads[kernel] = int(found[1]) * int(found[2] or 1) if found else 256
+        if any(name in entry for name in without_size):
+            dynamic[kernel] = dynamic_shared(file, demangle([kernel])[0], threads[kernel])
     usages = []
     for part in result.stderr.split("Compiling entry function ")[1:]:
         kernel = re.match(r"'(\w+)'", part)[1]
         numbers = {key: int(value) for value, key in re.findall(
             r"(\d+) (registers|bytes smem|bytes stack frame|bytes spill stores|bytes spill loads)", part)}
         shared, size = numbers.get("bytes smem", 0), threads.get(kernel, 256)
-        usages.append(Usage(name, kernel, arch, numbers["registers"], shared, numbers.get("bytes stack frame", 0),
-                            numbers.get("bytes spill stores", 0) + numbers.get("bytes spill loads", 0), size,
-                            resident_warps(arch, numbers["registers"], shared, size)))
-    return usages, list(missing_instructions(disassembler, name, arch, cubin)) if disassembler else []
+        usages.append(Usage(file, kernel, arch, numbers["registers"], shared, dynamic.get(kernel, 0),
+                            numbers.get("bytes stack frame", 0),
+                            numbers.get("bytes spill stores", 0) + numbers.get("bytes spill loads", 0), size, 0))
+    return usages, list(missing_instructions(disassembler, file, arch, cubin)) if disassembler else []
 
 
 def missing_instructions(disassembler, name, arch, cubin):
@@ -131,14 +194,14 @@ def table(usages):
     yield "# The CUDA kernels on the GPU"
     yield ""
     yield "What `scripts/cuda_gate.py --table docs/cuda-kernels.md` found: of each kernel the worst of its instances, registers"
-    yield "of a thread and warps that a multiprocessor holds (with the shared memory that is known here, the static one). No"
-    yield "kernel spills registers; kernels of elementwise.cu that choose among all formulas keep 40 bytes in"
-    yield "local memory for sine and cosine of huge arguments."
+    yield "of a thread and warps that a multiprocessor holds by the toolkit's calculator (`cuda_occupancy.h`), with the static and"
+    yield "the dynamic shared memory of its largest launch. No kernel spills registers; kernels of elementwise.cu that choose"
+    yield "among all formulas keep 40 bytes in local memory for sine and cosine of huge arguments."
     yield "[cuda.md](cuda.md) says what the kernels do."
     yield ""
     yield "| kernel | file | instances | " + " | ".join(f"sm_{a}: registers, warps" for a in sorted({u.arch for u in usages})) \
-        + " | shared bytes |"
-    yield "|" + " --- |" * (len({u.arch for u in usages}) + 4)
+        + " | shared bytes | dynamic |"
+    yield "|" + " --- |" * (len({u.arch for u in usages}) + 5)
     names = dict(zip([u.kernel for u in usages], demangle([u.kernel for u in usages])))
     groups = collections.defaultdict(list)
     for usage in usages:
@@ -149,7 +212,8 @@ def table(usages):
             of_arch = [u for u in group if u.arch == arch]
             cells.append(f"{max(u.registers for u in of_arch)}, {min(u.warps for u in of_arch)}")
         count = len({u.kernel for u in group})
-        yield f"| `{kernel}` | {file}.cu | {count} | " + " | ".join(cells) + f" | {max(u.shared for u in group)} |"
+        yield f"| `{kernel}` | {file}.cu | {count} | " + " | ".join(cells) + f" | {max(u.shared for u in group)} | " \
+            f"{max(u.dynamic for u in group)} |"
 
 
 def main():
@@ -188,6 +252,7 @@ def main():
             usages += made
             found += wrong
             compilations += 1
+    usages = with_warps(usages, pathlib.Path(ptxas).parent.parent / "include")
     found += [problem for usage in usages for problem in problems(usage)]
     for problem in sorted(found):
         print(problem)

@@ -101,7 +101,30 @@ def prints_a_table(_):
     check("gemm 32x256x256 b^T" in text and "attention   " in text, "cases and entries", text)
 
 
-SCENARIOS = [lists_and_filters, counts_what_is_computed, times_a_model, names_the_settings, prints_a_table]
+def without_fused_kernels(_):
+    names = ("group_norm silu backward [1,", "attention forward 64x128", "gemm 32x256x256")
+    fused, unfused = (cases("--profile", *more, *names) for more in ((), ("--unfused",)))
+    equal((fused[0]["unfused"], unfused[0]["unfused"]), (False, True), "what was measured")
+    entries = [{row["entry"] for case in result.values() for row in case["profile"]} for _, result in (fused, unfused)]
+    equal(entries[0], {"group_norm_backward", "attention", "gemm"}, "fused entries")
+    check({"binary", "unary", "reduce", "softmax", "gemm"} <= entries[1] and not entries[1] & {"attention", "group_norm_backward"},
+          "plain entries", entries[1])
+    name = "attention forward 64x128 batch 32"
+    equal(unfused[1][name]["flops"], fused[1][name]["flops"], "the operations of attention stay the same")
+    check(unfused[1][name]["bytes"] > 1.2 * fused[1][name]["bytes"], "and what is moved does not")
+
+
+def predicts_only_with_an_emulated_gpu(_):
+    for arguments in (("--device", "cpu"), ()):
+        check("[bench] expected the emulated GPU for --roofline" in bench("--roofline", "h200", *arguments, code=1).stderr,
+              "a device that does not count")
+    check("h200" in bench("--roofline", "h300", code=2).stderr, "the GPUs that are known")
+    for flag in ("--seconds=1", "--pause=1", "--profile"):
+        check("--roofline" in bench("--roofline", "h200", flag, code=2).stderr, f"{flag} is for measuring")
+
+
+SCENARIOS = [lists_and_filters, counts_what_is_computed, times_a_model, names_the_settings, prints_a_table,
+             without_fused_kernels, predicts_only_with_an_emulated_gpu]
 
 if __name__ == "__main__":
     PROGRAM = sys.argv[1]

@@ -35,6 +35,7 @@ using namespace halfstep::test;
 namespace halfstep::test {
 
 const bool kHostArithmetic = true;
+const double kMeanRoundings = 2;
 double f32_factor_rounding() { return 0; }
 
 void for_each_backend(const std::function<void(const Backend&)>& f) {

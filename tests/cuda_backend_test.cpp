@@ -18,6 +18,7 @@ using namespace halfstep;
 namespace halfstep::test {
 
 const bool kHostArithmetic = false;
+const double kMeanRoundings = 2;
 double f32_factor_rounding() {
   // Each factor is rounded to 11 significant bits.
   const char* tf32 = std::getenv("HALFSTEP_CUDA_TF32");

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs `halfstep ... --device cuda` on the emulated GPU: the same pictures as on the CPU, a training and a distillation
-that begin there, --stats, and errors.
+that begin there, --stats, errors, and predictions from what its kernels do.
 
 Usage: cuda_command_test.py PATH_OF_HALFSTEP
 """
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -169,9 +170,83 @@ def gradients_and_errors(folder):
     check("[allocate] device 'cuda' has no room for" in result.stderr, "a full device", result.stderr)
 
 
+def predictions(folder, gpu, *arguments, **environment):
+    """{name: case} of bench --roofline."""
+    result = halfstep(folder, "bench", "--device", "cuda", "--json", "--roofline", gpu, *arguments, **environment)
+    return {case["name"]: case for case in json.loads(result.stdout)["cases"]}
+
+
+def predicts_from_counts(folder):
+    config = {"model": {**TINY["model"], "height": 8, "width": 8, "attention_resolutions": [4]}, "train": TINY["train"]}
+    (folder / "tiny.json").write_text(json.dumps(config), encoding="utf-8")
+    model = ("--config", "tiny.json", "training step", "sampling step")
+    fused, unfused = predictions(folder, "h200", *model), predictions(folder, "h200", *model, "--unfused")
+    equal(sorted(fused), ["sampling step", "training step"], "the model's cases")
+    for name, case in [*fused.items(), *unfused.items()]:
+        for key in ("launches", "flops", "bytes", "predicted_seconds"):
+            total = sum(row[key] for row in case["kernels"])
+            check(abs(total - case[key]) <= 1e-9 * total, f"{name}: {key} of the kernels add up", (total, case[key]))
+        by_bound = sum(case["seconds_by_bound"].values())
+        check(abs(by_bound - case["predicted_seconds"]) <= 1e-9 * by_bound, f"{name}: bounds add up", case)
+        check(case["predicted_seconds"] >= 0.999 * case["launches"] * 2.5e-6, f"{name}: no launch is free")
+        seconds = [row["predicted_seconds"] for row in case["kernels"]]
+        equal(seconds, sorted(seconds, reverse=True), f"{name}: the longest first")
+    for name, case in fused.items():
+        check(unfused[name]["launches"] > 1.5 * case["launches"], f"{name}: launches without fusion")
+        check(unfused[name]["bytes"] > 1.2 * case["bytes"], f"{name}: bytes without fusion")
+    kernels = [" ".join(row["kernel"] for row in cases["training step"]["kernels"]) for cases in (fused, unfused)]
+    for kernel in ("norm_", "attention_", "adam_step"):
+        equal([kernel in text for text in kernels], [True, False], f"{kernel} with and without fusion")
+    # Another batch: what depends on it doubles, the optimiser does not.
+    two = predictions(folder, "h200", *model, "--batch-size", 2)["training step"]
+    check(1.2 < two["flops"] / fused["training step"]["flops"] < 2, "twice the batch")
+    slow = predictions(folder, "t4", *model)
+    check(slow["training step"]["seconds_by_bound"]["memory"] >= fused["training step"]["seconds_by_bound"]["memory"],
+          "a T4 is slower than an H200")
+
+
+def predicts_kernels(folder):
+    names = ("gemm 32x256x256", "conv3x3 forward 16x16 128->128 batch 1")
+    by_name = predictions(folder, "a100", "--what", "kernels", *names)
+    product = by_name[names[0]]
+    equal((product["launches"], product["flops"], product["bytes"]),
+          (1, 2 * 32 * 256 * 256, 4 * (32 * 256 + 256 * 256 + 32 * 256)), "a product of cuBLAS")
+    # The direct sum, and what tiles compute beyond the edges.
+    flops = by_name[names[1]]["flops"] / (2 * 256 * 9 * 128 * 128)
+    check(0.8 < flops < 1.5, "operations of a convolution", flops)
+    tf32 = predictions(folder, "a100", "--what", "kernels", *names, HALFSTEP_CUDA_TF32="1")
+    check(any("multiply<" in row["kernel"] and "Tile" in row["kernel"] for row in tf32[names[1]]["kernels"]), "tensor cores",
+          tf32[names[1]]["kernels"])
+    result = halfstep(folder, "bench", "--device", "cuda", "--roofline", "t4", "--what", "kernels", names[0], code=1,
+                      HALFSTEP_CUDA_TF32="1", HALFSTEP_EMULATION_CAPABILITY="80")
+    check("[roofline] expected kernels that NVIDIA T4 runs, got tf32 products" in result.stderr, "cores that a T4 has not",
+          result.stderr)
+    text = halfstep(folder, "bench", "--device", "cuda", "--roofline", "rtx4090", "--what", "kernels", *names).stdout
+    check(all(len(line) <= 80 for line in text.splitlines()), "80 columns", text)
+    for words in ("nothing is measured", "predicted", "The largest: ", "bound by", "RTX 4090"):
+        check(words in text, words, text)
+
+
+def asks_for_the_shared_memory_that_the_gate_knows(folder):
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
+    from cuda_gate import base_name, dynamic_shared  # pylint: disable=import-outside-toplevel,import-error
+    asked = {}
+    for name in ("conv3x3 forward 16x16 128->128 batch 1", "group_norm silu backward [1,", "group_norm silu forward [1,"):
+        result = halfstep(folder, "bench", "--device", "cuda", "--roofline", "a100", "--what", "kernels", name,
+                          HALFSTEP_EMULATION_COUNT="1", HALFSTEP_CUDA_TF32="1")
+        for line in result.stderr.splitlines()[1:]:
+            columns = line.split(maxsplit=8)
+            if columns[7] != "0":
+                file = "conv2d_tensor_cores" if base_name(columns[8]) == "multiply" else "group_norm"
+                sizes = [dynamic_shared(file, columns[8], threads) for threads in (256, 512)]
+                asked[base_name(columns[8])] = int(columns[7]) in sizes
+    check({"multiply"} < set(asked) and all(asked.values()), "dynamic shared memory", asked)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     PROGRAM = os.path.abspath(sys.argv[1])
     sys.exit(run_in_own_folders([the_same_pictures_as_the_cpu, only_inputs_are_sent, trains_and_distils, computes_in_bf16,
-                                 gradients_and_errors], checks))
+                                 gradients_and_errors, predicts_from_counts, predicts_kernels,
+                                 asks_for_the_shared_memory_that_the_gate_knows], checks))

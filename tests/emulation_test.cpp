@@ -236,29 +236,43 @@ TEST_CASE("emulation: what cannot be recorded loses the recording") {
 
 TEST_CASE("emulation: instructions and memory traffic are counted") {
   using namespace halfstep::emulation;
-  const Options before = options();
-  Options counting = before;
-  counting.count = true;
   Scene scene(64);
-  set_options(counting);
   reset_kernel_counts();
+  count_kernels(true);
   launch_right(scene.data, scene.stream);
   launch_right(scene.data, scene.stream);
   cudaStreamSynchronize(scene.stream);
-  set_options(before);
+  count_kernels(false);
+  launch_right(scene.data, scene.stream);  // no longer counted
+  cudaStreamSynchronize(scene.stream);
   REQUIRE(kernel_counts().size() == 1);
-  const KernelCounts& c = kernel_counts().begin()->second;
+  const halfstep::KernelCounts c = kernel_counts().front();
   CHECK(c.launches == 2);
-  CHECK(c.threads == 128);
-  CHECK(c.instructions.at("bar") == 128);
-  CHECK(c.instructions.at("ld.shared") == 128);
+  CHECK(c.blocks == 1);
+  CHECK(c.threads == 64);
+  CHECK(c.instructions.at("bar") == 64);
+  CHECK(c.instructions.at("ld.shared") == 64);
   // Two warps load and store 128 bytes each, in four sectors of 32.
-  CHECK(c.global_requests == 2 * 4);
+  CHECK(c.global_requests == 4);
   CHECK(c.global_sectors == 4 * c.global_requests);
-  CHECK(c.global_bytes_read == 2 * 256);
-  CHECK(c.global_bytes_written == 2 * 256);
+  CHECK(c.global_bytes_read == 256);
+  CHECK(c.global_bytes_written == 256);
   CHECK(c.shared_wavefronts == c.shared_requests);  // no two lanes meet in a bank
   CHECK(kernel_counts_table().find("right(float*)") != std::string::npos);
+
+  // Lanes that part: 32 load, 16 load again, 32 store; each time in four sectors.
+  reset_kernel_counts();
+  count_kernels(true);
+  launch_uneven(scene.data, scene.stream);
+  cudaStreamSynchronize(scene.stream);
+  count_kernels(false);
+  REQUIRE(kernel_counts().size() == 1);
+  const halfstep::KernelCounts uneven = kernel_counts().front();
+  CHECK(uneven.global_requests == 3);
+  CHECK(uneven.global_sectors == 12);
+  CHECK(uneven.global_bytes_read == 4 * (32 + 16));
+  CHECK(uneven.global_bytes_written == 128);
+  CHECK(uneven.instructions.at("add.f32") == 32 + 16);
   reset_kernel_counts();
 }
 

@@ -71,6 +71,8 @@ inline constexpr double kEps = std::numeric_limits<T>::epsilon();
 void for_each_backend(const std::function<void(const Backend&)>& f);
 /// Whether they use the host's math library, and add up in the reference's order where that is sequential.
 extern const bool kHostArithmetic;
+/// The roundings, relative to the largest x, of a group's mean and of its difference from x.
+extern const double kMeanRoundings;
 /// The relative error with which products of f32 may round their two factors together: 0, or that of TF32.
 double f32_factor_rounding();
 

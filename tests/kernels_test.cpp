@@ -657,7 +657,7 @@ void check_group_norm(int64_t batch, int64_t pixels, int64_t channels, int group
   };
   reference_backend().group_norm(args_of(y, mean, rstd));
   // x - mean is rounded relative to x, and then divided by the deviation.
-  const double roundings = 20 + 2 * largest(x) * largest(rstd);
+  const double roundings = 20 + kMeanRoundings * largest(x) * largest(rstd);
   check_entry<T>(
       {like_x, statistics, statistics},
       [&](const Backend& b, const std::vector<Host<T>>& o) { b.group_norm(args_of(o[0], o[1], o[2])); },

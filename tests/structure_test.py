@@ -21,7 +21,7 @@ MAY_INCLUDE = {
     "diffusion": {"diffusion", "nn", "autograd", "tensor"},
     "apps": {"apps", "bench", "diffusion", "nn", "autograd", "tensor"},
     "bench": {"bench", "diffusion", "nn", "autograd", "tensor"},
-    "tests": {"tests", "diffusion", "nn", "autograd", "tensor", "cuda"},
+    "tests": {"tests", "diffusion", "nn", "autograd", "tensor", "cuda", "bench"},
 }
 # Folders whose headers a user of the library includes.
 PUBLIC = ("tensor", "autograd", "nn", "diffusion")

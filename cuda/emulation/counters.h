@@ -2,29 +2,22 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "cuda/emulation/execution.h"
+#include "tensor/backend.h"
 
 namespace halfstep::emulation {
 
-/// The sums over all launches of one kernel.
-struct KernelCounts {
-  uint64_t launches = 0, blocks = 0, threads = 0;
-  std::map<std::string, uint64_t> instructions;  ///< executed by all threads, by class
-  /// Requests are loads and stores of a warp: sectors of 32 bytes that they touch, and bytes asked for.
-  uint64_t global_requests = 0, global_sectors = 0, global_bytes_read = 0, global_bytes_written = 0;
-  /// Wavefronts: passes over the 32 banks that a request needs.
-  uint64_t shared_requests = 0, shared_wavefronts = 0;
-  double library_flops = 0, library_bytes = 0;  ///< of cuBLAS
-};
-
-/// By the kernel's readable name. With HALFSTEP_EMULATION_COUNT=1, else empty.
-const std::map<std::string, KernelCounts>& kernel_counts();
+/// What was counted since the last reset, in the order of the kernels' names.
+std::vector<KernelCounts> kernel_counts();
 void reset_kernel_counts();
-/// A table of them, the kernels with most instructions first; printed on stderr when the program ends.
+/// Counts from now on, or no longer (with HALFSTEP_EMULATION_COUNT=1 always); kernels that are still queued
+/// are counted when they run.
+void count_kernels(bool on);
+/// A table with one line for each kernel, those with most instructions first; printed on stderr when the
+/// program ends with HALFSTEP_EMULATION_COUNT=1.
 std::string kernel_counts_table();
 
 // Called by the scheduler and the checker.

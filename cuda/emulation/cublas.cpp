@@ -179,14 +179,25 @@ void run(const Product& x) {
   }
 }
 
-void enqueue(cudaStream_t stream, const Product& x) {
+void count(const Product& x) {
   const auto product = static_cast<double>(x.batch);
   const auto m = static_cast<double>(x.m), n = static_cast<double>(x.n), k = static_cast<double>(x.k);
   const auto bytes_of = [](const Matrices& matrices) { return static_cast<double>(size_of(matrices.type)); };
+  const char* type = x.a.type == CUDA_R_64F    ? "f64"
+                     : x.a.type == CUDA_R_16BF ? "bf16"
+                     : x.tf32                  ? "tf32"
+                                               : "f32";
   halfstep::emulation::count_gemm(x.name, 2 * product * m * n * k,
                                   product * (m * k * bytes_of(x.a) + k * n * bytes_of(x.b) +
-                                             (x.beta == 0 ? 1 : 2) * m * n * bytes_of(x.c)));
-  halfstep::emulation::enqueue(stream, [x] { run(x); });
+                                             (x.beta == 0 ? 1 : 2) * m * n * bytes_of(x.c)),
+                                  type);
+}
+
+void enqueue(cudaStream_t stream, const Product& x) {
+  halfstep::emulation::enqueue(stream, [x] {
+    count(x);
+    run(x);
+  });
 }
 
 // --- checks ------------------------------------------------------------------------------------------------

@@ -464,7 +464,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const int capability = options().compute_capability;
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
-      *value = 8;
+      *value = options().multiprocessors;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor:
       *value = capability / 10;

@@ -38,6 +38,7 @@ Options read() {
   o.seed = number("HALFSTEP_EMULATION_SEED", 1, 0, ~uint64_t{0});
   o.count = number("HALFSTEP_EMULATION_COUNT", 0, 0, 1) == 1;
   o.memory_bytes = number("HALFSTEP_EMULATION_MEMORY", 4096, 1, 32768) << 20;
+  o.multiprocessors = static_cast<int>(number("HALFSTEP_EMULATION_MULTIPROCESSORS", 8, 1, 1024));
   o.compute_capability = static_cast<int>(number("HALFSTEP_EMULATION_CAPABILITY", 80, 75, 120));
   return o;
 }

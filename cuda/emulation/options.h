@@ -17,6 +17,7 @@ struct Options {
   uint64_t seed = 1;            ///< HALFSTEP_EMULATION_SEED
   bool count = false;           ///< HALFSTEP_EMULATION_COUNT=1: count instructions and memory traffic
   size_t memory_bytes = 0;      ///< HALFSTEP_EMULATION_MEMORY, in MiB
+  int multiprocessors = 8;      ///< HALFSTEP_EMULATION_MULTIPROCESSORS
   int compute_capability = 80;  ///< HALFSTEP_EMULATION_CAPABILITY, as major * 10 + minor
 };
 

@@ -17,7 +17,7 @@ enum class Access { read, write };
 /// checks that the bytes are initialised; write marks them so.
 void* host_view(const void* device, size_t bytes, Access access);
 
-/// Counts a matrix product.
-void count_gemm(const char* name, double flops, double bytes);
+/// Counts a matrix product when it runs, if kernels are counted; `type` is that of the factors (KernelCounts).
+void count_gemm(const char* name, double flops, double bytes, const char* type);
 
 }  // namespace halfstep::emulation

@@ -35,6 +35,7 @@ PLAIN = {
     "shl", "shr", "popc", "clz", "brev", "bfind", "rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh",
     "copysign", "sad", "lop3", "prmt", "bfe", "bfi", "shf", "testp", "dp4a", "mul24", "mad24",
 }
+FLOATS = {"f32", "f64", "f16", "bf16", "f16x2", "bf16x2"}
 # Roundings to nearest are C++'s; .uni and alignment say nothing about results; flushing of denormal numbers to zero
 # appears only in approximations whose last bits the hardware leaves open.
 DROPPED = {"rn", "ftz", "uni", "full", "relu"}
@@ -306,13 +307,23 @@ class Function:
         op = parts[0]
         operands = split_operands(rest)
         handler = getattr(self, f"do_{op}", None)
-        self.count(op if op not in ("ld", "st") else f"{op}.{self.space_of(parts)}")
+        self.count(self.class_of(parts))
         if handler:
             handler(parts, operands)
         elif op in PLAIN:
             self.plain(parts, operands)
         else:
             raise Unknown(f"the instruction {name} {rest}")
+
+    def class_of(self, parts):
+        """What an instruction is counted as: loads and stores by memory, arithmetic on floats by its type, products of
+        tensor cores by their shape and the type of the factors, all else by its name."""
+        op = parts[0]
+        if op in ("ld", "st"):
+            return f"{op}.{self.space_of(parts)}"
+        if op == "mma":
+            return ".".join([op] + [p for p in parts if re.fullmatch(r"m\d+n\d+k\d+", p)] + [parts[-2]])
+        return f"{op}.{parts[-1]}" if op in PLAIN and parts[-1] in FLOATS else op
 
     @staticmethod
     def space_of(parts):

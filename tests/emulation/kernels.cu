@@ -80,6 +80,12 @@ __global__ void deadlock(float* data) {
 }
 __global__ void add_one(float* data) { data[threadIdx.x] += 1; }
 
+__global__ void uneven(float* data) {
+  float sum = 1;
+  for (unsigned i = 0; i <= threadIdx.x % 2; ++i) sum += data[32 * i + threadIdx.x];
+  data[threadIdx.x] = sum;
+}
+
 __global__ void warp_functions(unsigned* words) {
   const unsigned lane = threadIdx.x;
   unsigned* row = words + lane * 8;
@@ -123,6 +129,7 @@ void launch_shuffle_without_lanes(float* data, cudaStream_t s) {
 void launch_copy_without_wait(float* data, cudaStream_t s) { copy_without_wait<<<1, kThreads, 0, s>>>(data); }
 void launch_deadlock(float* data, cudaStream_t s) { deadlock<<<1, kThreads, 0, s>>>(data); }
 void launch_add_one(float* data, cudaStream_t s) { add_one<<<1, kThreads, 0, s>>>(data); }
+void launch_uneven(float* data, cudaStream_t s) { uneven<<<1, 32, 0, s>>>(data); }
 cudaError_t launch_configured(float* data, dim3 grid, dim3 block, size_t shared_bytes, bool allow,
                               cudaStream_t s) {
   if (allow) {

@@ -21,6 +21,8 @@ void launch_shuffle_without_lanes(float* data, cudaStream_t stream);
 void launch_copy_without_wait(float* data, cudaStream_t stream);
 void launch_deadlock(float* data, cudaStream_t stream);
 void launch_add_one(float* data, cudaStream_t stream);
+/// One warp, whose odd lanes load twice.
+void launch_uneven(float* data, cudaStream_t stream);
 /// add_one with any configuration; what the launch says.
 cudaError_t launch_configured(float* data, dim3 grid, dim3 block, size_t shared_bytes, bool allow,
                               cudaStream_t stream);
