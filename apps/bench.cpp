@@ -66,6 +66,9 @@ std::vector<bench::Case> BenchCommand::chosen() const {
     Config config = settings.over({});
     if (batch_size > 0 || !roofline.empty()) config.train.batch_size = std::max<int64_t>(batch_size, 1);
     config.validate();
+    require(!unfused || config.train.precision == Precision::f32, "bench",
+            "expected --precision f32 with --unfused, whose compositions are of arrays of one dtype, got {}",
+            name_of(config.train.precision));
     const std::vector<bench::Case> models = bench::model_cases(config);
     cases.insert(cases.end(), models.begin(), models.end());
   }

@@ -119,6 +119,8 @@ def predicts_only_with_an_emulated_gpu(_):
         check("[bench] expected the emulated GPU for --roofline" in bench("--roofline", "h200", *arguments, code=1).stderr,
               "a device that does not count")
     check("h200" in bench("--roofline", "h300", code=2).stderr, "the GPUs that are known")
+    check("[bench] expected --precision f32 with --unfused" in
+          bench("--unfused", "--precision", "bf16", "--what", "model", code=1).stderr, "unfused is of one dtype")
     for flag in ("--seconds=1", "--pause=1", "--profile"):
         check("--roofline" in bench("--roofline", "h200", flag, code=2).stderr, f"{flag} is for measuring")
 

@@ -795,7 +795,7 @@ void random_cases() {
     check_equal<T>(Host<T>({n}), [&](const Backend& b, const Host<T>& o) {
       b.dropout({.x = x.array(), .y = o.array(), .p = 0.3, .seed = 5, .stream = 9});
     });
-    Host<int64_t> row({});
+    Host<int64_t> row{Shape{}};
     row.values = {123456789};
     check_equal<T>(Host<T>({n}), [&](const Backend& b, const Host<T>& o) {
       b.dropout({.x = x.array(), .y = o.array(), .p = 0.3, .seed = 5, .stream = 9, .row = row.array()});

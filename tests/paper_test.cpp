@@ -178,7 +178,7 @@ TEST_CASE("the paper: solving one DDIM step for x gives the target") {
   CHECK(largest_difference(solved, x) <= 1e-13);
 
   // distillation_target finds that x for the two steps of a teacher.
-  const auto network = [](const Variable& z, const std::vector<double>&, const Tensor&) { return 0.5 * z; };
+  const auto network = [](const Variable& z, const NoiseLevels&, const Tensor&) { return 0.5 * z; };
   const std::vector<int64_t> i = {1, 3, 4, 7};
   const DistillationTarget target =
       distillation_target({network, Prediction::v}, z_t.value(), i, 8, schedule, {});
