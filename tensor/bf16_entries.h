@@ -1,6 +1,7 @@
 // bf16 for a backend whose entries compute in f32: a table that wraps them.
 #pragma once
 
+#include <tuple>
 #include <vector>
 
 #include "tensor/backend_entries.h"
@@ -44,10 +45,17 @@ struct ThroughF32<Full, Entry> {
     // an arena it is never given back to the backend, for work that is recorded as a graph goes on using it.
     static Allocator& temporaries = *new Allocator(Full());
     static Allocator::Arena& arena = *new Allocator::Arena(temporaries);
-    [[maybe_unused]] static const auto& use = *new Allocator::Arena::Use(arena);
+    [[maybe_unused]] static const auto& kept_there = *new Allocator::Arena::Use(arena);
     F32Copies copies(Full(), temporaries);
-    for_each_array<Entry>([&](Array& array, Use use) { copies.replace(array, use); }, args...);
-    (Full().*Entry)(args...);
+    const auto replace = [&](Array& array, Use use) { copies.replace(array, use); };
+    std::tuple<Kept<Args>...> kept{Kept<Args>(args)...};
+    std::apply(
+        [&](auto&... each) {
+          for_each_array<Entry>(replace, each.argument...);
+          for_each_listed_array<Entry>(replace, each...);
+          (Full().*Entry)(each.get()...);
+        },
+        kept);
     copies.write_back();
   }
 };
@@ -56,7 +64,7 @@ struct ThroughF32<Full, Entry> {
 
 /// The table Full() with entries that take bf16 as well, as tensor/backend.h defines it: they copy what is
 /// bf16 to f32, call the entry of Full(), and round what it writes. fill and copy, which must know bf16
-/// themselves, stay as they are, and so do the arrays of lists: optimisers take no bf16. The copies are kept in an allocator of the table's own, so they recycle
+/// themselves, stay as they are. The copies are kept in an allocator of the table's own, so they recycle
 /// their memory and do not count as a device's tensors. A backend with kernels for bf16 replaces entries
 /// afterwards.
 template <const Backend& (*Full)()>

@@ -136,7 +136,7 @@ TEST_CASE("parallel_for: nested calls, exceptions, nothing to do") {
 }
 
 TEST_CASE("the CPU has a kernel of its own in every entry but those that plain loops do as well") {
-  const Backend &cpu = cpu_device().backend, &reference = reference_device().backend;
+  const Backend &cpu = cpu_tables_for(selected_isa()).full_precision, &reference = reference_device().backend;
 #define HALFSTEP_OWN(entry) CHECK_MESSAGE((cpu.entry != reference.entry), #entry)
   HALFSTEP_OWN(fill);
   HALFSTEP_OWN(copy);
@@ -172,7 +172,7 @@ TEST_CASE("each instruction set has the table that was compiled for it") {
   const auto is_filled_by = [](void (*override_entries)(Backend&), Isa isa) {
     Backend expected = reference_device().backend;
     override_entries(expected);
-    const Backend& table = cpu_backend_for(isa);
+    const Backend& table = cpu_tables_for(isa).full_precision;
     return table.gemm == expected.gemm && table.unary == expected.unary && table.adam == expected.adam;
   };
   CHECK(is_filled_by(cpu::portable::override_entries, Isa::portable));

@@ -45,9 +45,9 @@ const Backend& full_precision() {
   return backend;
 }
 template <void (*OverrideEntries)(Backend&)>
-const Backend& complete() {
-  static const Backend backend = with_bf16<full_precision<OverrideEntries>>();
-  return backend;
+const CpuTables& tables() {
+  static const CpuTables both{full_precision<OverrideEntries>(), with_bf16<full_precision<OverrideEntries>>()};
+  return both;
 }
 
 }  // namespace
@@ -81,16 +81,18 @@ bool is_supported(Isa isa) {
   return isa == Isa::portable;
 }
 
-const Backend& cpu_backend_for(Isa isa) {
+const CpuTables& cpu_tables_for(Isa isa) {
   require(is_supported(isa), "cpu", "this build or this CPU does not run {} kernels", name_of(isa));
   // Each table is filled only where it is asked for: the function that fills it is itself compiled for that
   // instruction set.
 #if defined(__x86_64__)
-  if (isa == Isa::avx512) return complete<cpu::avx512::override_entries>();
-  if (isa == Isa::avx2) return complete<cpu::avx2::override_entries>();
+  if (isa == Isa::avx512) return tables<cpu::avx512::override_entries>();
+  if (isa == Isa::avx2) return tables<cpu::avx2::override_entries>();
 #endif
-  return complete<cpu::portable::override_entries>();
+  return tables<cpu::portable::override_entries>();
 }
+
+const Backend& cpu_backend_for(Isa isa) { return cpu_tables_for(isa).complete; }
 
 Isa selected_isa() {
   if (const char* name = std::getenv("HALFSTEP_CPU")) {
