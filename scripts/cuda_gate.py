@@ -104,8 +104,9 @@ def dynamic_shared(file, kernel, threads):
     (tests/cuda_command_test.py compares with what launches ask for.)"""
     if file == "conv2d_tensor_cores" and (tile := re.search(r"Tile<\(?(?:int\)?)?(\d+), \(?(?:int\)?)?(\d+)", kernel)):
         return 4 * (int(tile[1]) + int(tile[2])) * 64  # kStages * Tile::kStage
-    if file == "group_norm" and (pack := re.search(r"<(float|double|\w*[Bb]f\w*16), \(?(?:int\)?)?(\d+)", kernel)):
-        return {"float": 4, "double": 8}.get(pack[1], 2) * int(pack[2]) * 2 * threads  # shared_bytes<T, V>(2, threads)
+    if file == "group_norm" and (pack := re.search(r"<(float|double|unsigned short), \(?(?:int\)?)?(\d+)", kernel)):
+        # shared_bytes<X, V>(2, threads); for bf16 it holds floats.
+        return {"float": 4, "double": 8, "unsigned short": 4}[pack[1]] * int(pack[2]) * 2 * threads
     raise ValueError(f"expected to know the dynamic shared memory of {kernel} in {file}.cu; say it in dynamic_shared()")
 
 

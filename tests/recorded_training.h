@@ -72,22 +72,27 @@ inline void check_recorded_training(Device& device) {
   Config recomputed = full;
   recomputed.train.micro_batches = 1;
   recomputed.train.recompute_blocks = true;
-  for (const auto& [name, config] : {std::pair("plain", plain), {"full", full}, {"recomputed", recomputed}})
-    for (const bool distilling : {false, true}) {
-      CAPTURE(std::string(name));
-      CAPTURE(distilling);
-      const std::vector<int64_t> sizes = {4, 4, 4, 4};
-      const Trained with = train_tiny(config, device, distilling, true, sizes),
-                    without = train_tiny(config, device, distilling, false, sizes);
-      CHECK(with.graph_launches == 3);
-      CHECK(without.graph_launches == 0);
-      check_equal_bits(with.state, without.state);
-    }
+  struct Case {
+    const char* name;
+    const Config& config;
+    bool distilling;
+  };
+  for (const Case& c : {Case{"full", full, false}, Case{"recomputed", recomputed, true}}) {
+    CAPTURE(std::string(c.name));
+    CAPTURE(c.distilling);
+    // The first update is done as it is, the second recorded, the third repeated.
+    const std::vector<int64_t> sizes = {2, 2, 2};
+    const Trained with = train_tiny(c.config, device, c.distilling, true, sizes),
+                  without = train_tiny(c.config, device, c.distilling, false, sizes);
+    CHECK(with.graph_launches == 2);
+    CHECK(without.graph_launches == 0);
+    check_equal_bits(with.state, without.state);
+  }
   // A batch of another size is recorded anew.
-  const std::vector<int64_t> sizes = {4, 4, 4, 2, 2, 4};
+  const std::vector<int64_t> sizes = {2, 2, 1, 1, 2};
   const Trained with = train_tiny(plain, device, false, true, sizes),
                 without = train_tiny(plain, device, false, false, sizes);
-  CHECK(with.graph_launches == 3);
+  CHECK(with.graph_launches == 2);
   check_equal_bits(with.state, without.state);
 }
 
