@@ -868,7 +868,7 @@ void sum_of_squares_cases() {
       last.values.back() = static_cast<T>(bad);
       for_each_backend([&](const Backend& backend) {
         const double got = sum_of(backend);
-        CHECK(std::isnan(bad) ? std::isnan(got) : got == bad);
+        CHECK((std::isnan(bad) ? std::isnan(got) : got == bad));
       });
     }
   }

@@ -398,9 +398,10 @@ struct Trained {
 };
 
 void check_same(const TensorMap& got, const TensorMap& expected) {
-  for (const auto& [name, tensor] : expected) {
+  for (const auto& entry : expected) {
+    const std::string& name = entry.first;
     CAPTURE(name);
-    CHECK(got.at(name).to_vector<double>() == tensor.to_vector<double>());
+    CHECK(got.at(name).to_vector<double>() == entry.second.to_vector<double>());
   }
 }
 
