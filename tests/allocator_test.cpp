@@ -139,6 +139,10 @@ TEST_CASE("allocator: blocks of an arena are its own until it is gone") {
   CHECK(allocator.allocate(2000) == third);
   CHECK(books.allocations == 4);
   CHECK(allocator.current_bytes() == allocator.reserved_bytes());
+  for (void* block : {first, second, other}) allocator.release(block, 1000);
+  allocator.release(third, 2000);
+  allocator.trim();
+  CHECK(books.held.empty());
 }
 
 TEST_CASE("allocator: a full device gives nothing back while an arena is in use") {
@@ -153,8 +157,11 @@ TEST_CASE("allocator: a full device gives nothing back while an arena is in use"
     CHECK_THROWS_AS(allocator.allocate(2048), Error);
   }
   CHECK(books.synchronizations == 0);
-  CHECK(allocator.allocate(2048) != nullptr);
+  void* const fits = allocator.allocate(2048);
+  CHECK(fits != nullptr);
   CHECK(books.synchronizations == 1);
+  allocator.release(fits, 2048);
+  allocator.trim();
 }
 
 TEST_CASE("allocator: blocks of one class are used again, latest first; others are not touched") {

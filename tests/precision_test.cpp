@@ -629,7 +629,7 @@ TEST_CASE("precision: names, and devices without bf16") {
     without.computes_bf16 = false;
     return without;
   }();
-  static Device old(table);
+  static Device& old = *new Device(table);  // as all devices, for the life of the process
   Config config = tiny_config();
   Trainer(config, old);
   config.train.precision = Precision::bf16;

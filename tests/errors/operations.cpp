@@ -26,7 +26,7 @@ TEST_CASE("errors of operations") {
            without.computes_bf16 = false;
            return without;
          }();
-         static Device old(table);
+         static Device& old = *new Device(table);  // as all devices, for the life of the process
          exp(Variable(Tensor::ones({2}, {DType::bf16, &old})));
        },
        "[exp] expected a device that computes in bf16, got 'old'; a GPU needs compute capability 8.0: use "

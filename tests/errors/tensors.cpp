@@ -93,7 +93,7 @@ Device& recording_device() {
     b.end_capture = []() -> void* { return nullptr; };
     return b;
   }();
-  static Device device(backend);
+  static Device& device = *new Device(backend);  // as all devices, for the life of the process
   return device;
 }
 
