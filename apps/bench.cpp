@@ -17,6 +17,7 @@
 #include "tensor/conv_method.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tensor/kernel_counts.h"
 #include "tensor/threads.h"
 
 namespace halfstep {

@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tensor/backend.h"
+#include "tensor/kernel_counts.h"
 
 namespace halfstep::bench {
 

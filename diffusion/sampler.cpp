@@ -148,7 +148,7 @@ Tensor sample(const Denoiser& denoiser, const Tensor& noise, const Tensor& label
       store(trajectory->z, n + 1, z);
     }
     // The first step has checked the labels; from here on they need not be sent again.
-    if (label.defined()) label_of_step = label.to(device);
+    if (label.defined()) label_of_step = label_of_step.to(device);
     logsnr_t = logsnr_s;
   }
   return z;

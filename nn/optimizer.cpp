@@ -26,7 +26,7 @@ void Optimizer::set_learning_rate(double lr) {
     learning_rate_ = Tensor::scalar(lr, control_.options());
 }
 
-std::vector<Tensor> Optimizer::begin_update(OptimizerControlArgs clipping) {
+std::vector<Tensor> Optimizer::begin_update(double max_grad_norm, double clip_eps) {
   require(learning_rate_.defined(), name_,
           "expected a learning rate before the first update, got none; call set_learning_rate() or step(lr)");
   std::vector<Tensor> gradients, given;
@@ -42,9 +42,10 @@ std::vector<Tensor> Optimizer::begin_update(OptimizerControlArgs clipping) {
           "expected a parameter with a gradient, got none; call backward() before step()");
 
   const Tensor sum_squares = sum_of_squares(given);
-  clipping.control = control_.array();
-  clipping.sum_squares = sum_squares.array();
-  control_.device().backend.optimizer_control(clipping);
+  control_.device().backend.optimizer_control({.control = control_.array(),
+                                               .sum_squares = sum_squares.array(),
+                                               .max_norm = max_grad_norm,
+                                               .clip_eps = clip_eps});
   control_.bump_version();
   return gradients;
 }
@@ -106,8 +107,7 @@ void Adam::step(double lr) {
 }
 
 void Adam::apply() {
-  const std::vector<Tensor> gradients = begin_update(
-      {.control = {}, .sum_squares = {}, .max_norm = config_.max_grad_norm, .clip_eps = config_.clip_eps});
+  const std::vector<Tensor> gradients = begin_update(config_.max_grad_norm, config_.clip_eps);
   std::vector<AdamParameter> list;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& p = parameters_[i].variable.value();
@@ -168,8 +168,7 @@ void Sgd::step(double lr) {
 }
 
 void Sgd::apply() {
-  const std::vector<Tensor> gradients = begin_update(
-      {.control = {}, .sum_squares = {}, .max_norm = config_.max_grad_norm, .clip_eps = config_.clip_eps});
+  const std::vector<Tensor> gradients = begin_update(config_.max_grad_norm, config_.clip_eps);
   std::vector<SgdParameter> list;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& p = parameters_[i].variable.value();

@@ -43,8 +43,8 @@ class Optimizer {
   ~Optimizer() = default;
 
   /// Checks the parameters, brings the control block up to date and returns the gradients, contiguous and in
-  /// the order of parameters_. Of `clipping` the limits are read.
-  std::vector<Tensor> begin_update(OptimizerControlArgs clipping);
+  /// the order of parameters_. The limits of clipping are those of AdamConfig.
+  std::vector<Tensor> begin_update(double max_grad_norm, double clip_eps);
   /// Zeros like the parameters, in their order.
   std::vector<Tensor> zeros_like_parameters() const;
   /// Adds `kind`NAME for every parameter to `state`, sharing memory with `tensors`.

@@ -55,8 +55,12 @@ struct Kept {
 
   Argument argument;
 };
+/// An argument that views a list of the caller.
 template <class Argument>
-requires requires(Argument a) { a.list; }
+concept Listing = requires(Argument a) {
+  a.list;
+};
+template <Listing Argument>
 struct Kept<Argument> {
   using Item = std::remove_const_t<typename decltype(Argument::list)::element_type>;
 
@@ -183,8 +187,8 @@ void arrays_of(AveragedArray& a, F f) {
 
 }  // namespace detail
 
-/// Calls f(Array&, Use) for every array among the arguments of an entry, absent ones included, but for those of
-/// lists:
+/// Calls f(Array&, Use) for every array among the arguments of an entry, absent ones included, but for those
+/// of lists:
 ///   for_each_array<&Backend::gemm>(f, args);
 /// Where arrays are arguments themselves, the first of them is the result.
 template <auto Entry, class F, class... Args>
@@ -203,8 +207,8 @@ void for_each_array(F f, Args&... args) {
 /// The same for the lists among the arguments of an entry, which are kept.
 template <auto Entry, class F, class... Args>
 void for_each_listed_array(F f, Kept<Args>&... kept) {
-  const auto visit = [&](auto& each) {
-    if constexpr (requires { each.list; })
+  const auto visit = [&]<class Argument>(Kept<Argument>& each) {
+    if constexpr (Listing<Argument>)
       for (auto& item : each.list) detail::arrays_of<Entry>(item, f);
   };
   (visit(kept), ...);

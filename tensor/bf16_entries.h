@@ -48,14 +48,18 @@ struct ThroughF32<Full, Entry> {
     [[maybe_unused]] static const auto& kept_there = *new Allocator::Arena::Use(arena);
     F32Copies copies(Full(), temporaries);
     const auto replace = [&](Array& array, Use use) { copies.replace(array, use); };
-    std::tuple<Kept<Args>...> kept{Kept<Args>(args)...};
-    std::apply(
-        [&](auto&... each) {
-          for_each_array<Entry>(replace, each.argument...);
-          for_each_listed_array<Entry>(replace, each...);
-          (Full().*Entry)(each.get()...);
-        },
-        kept);
+    for_each_array<Entry>(replace, args...);
+    if constexpr ((Listing<Args> || ...)) {
+      // The caller's list stays as it is.
+      std::tuple<Kept<Args>...> kept{Kept<Args>(args)...};
+      std::apply(
+          [&](auto&... each) {
+            for_each_listed_array<Entry>(replace, each...), (Full().*Entry)(each.get()...);
+          },
+          kept);
+    } else {
+      (Full().*Entry)(args...);
+    }
     copies.write_back();
   }
 };

@@ -1,10 +1,11 @@
 #include "tests/mirrored_backend.h"
-#include "tensor/backend_entries.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <tuple>
 #include <vector>
+
+#include "tensor/backend_entries.h"
 
 namespace halfstep::test {
 namespace {

@@ -15,6 +15,7 @@
 #include "diffusion/sampler.h"
 #include "diffusion/trainer.h"
 #include "nn/layers.h"
+#include "tests/device_without_bf16.h"
 #include "tests/error_of.h"
 #include "tests/tiny_training.h"
 #include "tests/worst.h"
@@ -623,13 +624,7 @@ TEST_CASE("bf16: a state that was saved goes on to the same bits; recomputed blo
 
 TEST_CASE("precision: names, and devices without bf16") {
   for (const Precision precision : kBoth) CHECK(precision_by_name(name_of(precision)) == precision);
-  static const Backend table = [] {
-    Backend without = cpu_backend();
-    without.name = "old";
-    without.computes_bf16 = false;
-    return without;
-  }();
-  static Device& old = *new Device(table);  // as all devices, for the life of the process
+  Device& old = device_without_bf16();
   Config config = tiny_config();
   Trainer(config, old);
   config.train.precision = Precision::bf16;

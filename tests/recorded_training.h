@@ -127,6 +127,11 @@ inline void check_recorded_sampling(Device& device) {
     CHECK(with == 4);
     CHECK(without == 0);
   }
+  // A table of noise levels for each of the 6 times; the labels of the host once to be checked, and once to
+  // stay.
+  const int64_t before = device.statistics().uploads;
+  sample(denoiser, noise, label, ddim);
+  CHECK(device.statistics().uploads - before == 6 + 2);
 }
 
 }  // namespace halfstep::test

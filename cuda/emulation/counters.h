@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cuda/emulation/execution.h"
-#include "tensor/backend.h"
+#include "tensor/kernel_counts.h"
 
 namespace halfstep::emulation {
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "autograd/ops.h"
+#include "tests/device_without_bf16.h"
 #include "tests/errors/rows.h"
 
 using namespace halfstep;
@@ -19,16 +20,7 @@ TEST_CASE("errors of operations") {
       {"integers", [&] { affine(labels, 1, 0); },
        "[affine] expected f32, f64 or bf16, got i64; convert with to(dtype)"},
       {"bf16 on an old GPU",
-       [] {
-         static const Backend table = [] {
-           Backend without = reference_backend();
-           without.name = "old";
-           without.computes_bf16 = false;
-           return without;
-         }();
-         static Device& old = *new Device(table);  // as all devices, for the life of the process
-         exp(Variable(Tensor::ones({2}, {DType::bf16, &old})));
-       },
+       [] { exp(Variable(Tensor::ones({2}, {DType::bf16, &device_without_bf16()}))); },
        "[exp] expected a device that computes in bf16, got 'old'; a GPU needs compute capability 8.0: use "
        "f32"},
       {"dtypes",
