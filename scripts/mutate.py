@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Mutation testing: do the unit tests notice when the code of autograd/ and tensor/ is wrong, or those of CUDA the kernels?
+"""Mutation testing: do the unit tests notice when the code of autograd/ and tensor/ is wrong, and those on the emulated GPU
+when its kernels are?
 
     scripts/mutate.py --count 150 --seed 1          # a sample, about half a minute per mutant
     scripts/mutate.py --list [--files 'tensor/*']   # all mutants, without running them
@@ -50,6 +51,12 @@ DEFAULT_FILES = {"unit": ["autograd/*", "tensor/*"], "cuda": ["cuda/*.cu", "cuda
 # The emulator is no part of what its tests judge: it judges.
 NOT_MUTATED = ["cuda/emulation/*"]
 SECONDS_TO_COMPILE = 5  # about, for one file
+# Of the tests on the emulated GPU: the cases that are about a file are tried first, in the modes that find most.
+CASES = {"attention": "attention*", "conv2d": "conv2d*,bf16: convolutions*", "group_norm": "group norm*",
+         "elementwise": "unary*,binary*,copy*,fill*,where*", "indexing": "gather*,cumulative_sum*",
+         "lists": "adam*,lists*", "optimizer": "adam*,sgd*,moving_average*,sum_of_squares*,lists*", "pool": "max_pool2d*",
+         "random": "random*", "reduce": "reduce*", "softmax": "softmax*", "tensor_cores": "bf16*,attention*"}
+CASES_TRIED_BY = ["cuda_kernels fast", "cuda_kernels check"]
 TABLES = ["autograd/cases/*"]  # what tests run over; a changed case is another test, no mistake
 
 OPERATORS = {
@@ -1032,6 +1039,15 @@ class Session:
         self.kills = collections.Counter()  # (file, test) -> number of kills
         self.lock = threading.Lock()
 
+    def partial_tests(self, workspace, file):
+        """Parts of tests of the emulated GPU, those that are about this file."""
+        cases = [c for stem, c in CASES.items() if os.path.basename(file).startswith(stem)]
+        if self.args.suite != "cuda" or not cases:
+            return []
+        by_name = {test["name"]: test for test in workspace.tests}
+        return [dict(by_name[name], command=[*by_name[name]["command"], "-tc=" + cases[0]])
+                for name in CASES_TRIED_BY if name in by_name]
+
     def next_test(self, workspace, file, tests, is_header):
         """The likeliest killer for its price: by kills in this file, then in its folder, then by time. For a header, much
         of which has to be compiled anew for every test, compiling is the price."""
@@ -1078,10 +1094,13 @@ class Session:
             if workspace.hash_objects(objects) == {o: workspace.objects[o] for o in objects}:
                 result["status"] = "same code"
                 return
-        remaining = list(workspace.tests)
-        while remaining:
-            test = self.next_test(workspace, mutant.file, remaining, is_header=not objects)
-            remaining.remove(test)
+        remaining, partial = list(workspace.tests), self.partial_tests(workspace, mutant.file)
+        while partial or remaining:
+            if partial:
+                test = partial.pop(0)
+            else:
+                test = self.next_test(workspace, mutant.file, remaining, is_header=not objects)
+                remaining.remove(test)
             if not built(test["targets"]):
                 return
             limit = int(20 + 5 * test["seconds"])
@@ -1166,7 +1185,7 @@ def main():
     for m in mutants:
         m.exempt = exemptions.reason(m, texts[m.file])
     for rule in exemptions.rules:
-        if rule["used"] == 0 and files_are_default and args.suite == "unit":
+        if rule["used"] == 0 and files_are_default and any(fnmatch.fnmatchcase(rule["file"], f) for f in args.files):
             print(f"mutation_exempt.json: no mutant matches {rule['file']}: {rule['code']}", file=sys.stderr)
     exempt = sum(m.exempt is not None for m in mutants)
     if args.operators:

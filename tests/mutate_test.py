@@ -30,7 +30,7 @@ def results(code, operator):
 
 @functools.lru_cache
 def of_the_project():
-    return mutate.find_mutants(mutate.DEFAULT_FILES["unit"])
+    return mutate.find_mutants([pattern for files in mutate.DEFAULT_FILES.values() for pattern in files])
 
 
 class Operators(unittest.TestCase):
