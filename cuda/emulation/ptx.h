@@ -786,6 +786,12 @@ inline Vector<T, N> load_plain(uint64_t a) {
   std::memcpy(&v, reinterpret_cast<const void*>(a), sizeof(v));
   return v;
 }
+template <class T>
+inline T load_one(uint64_t a) {
+  T v;
+  std::memcpy(&v, reinterpret_cast<const void*>(a), sizeof(v));
+  return v;
+}
 template <class T, int N>
 inline void store_plain(uint64_t a, const Vector<T, N>& v) {
   std::memcpy(reinterpret_cast<void*>(a), &v, sizeof(v));

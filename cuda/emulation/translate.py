@@ -13,8 +13,10 @@ The text has three levels, and so has this program:
   Function    keeps the names of one kernel or device function and writes its statements
   Module      constants, shared memory, functions, kernels
 """
+import math
 import os
 import re
+import struct
 import sys
 
 CPP_TYPES = {
@@ -36,6 +38,9 @@ PLAIN = {
     "copysign", "sad", "lop3", "prmt", "bfe", "bfi", "shf", "testp", "dp4a", "mul24", "mad24",
 }
 FLOATS = {"f32", "f64", "f16", "bf16", "f16x2", "bf16x2"}
+INTEGERS = set(CPP_TYPES) - FLOATS - {"pred"}
+# Comparisons that are those of C++: of integers, and of floats where NaN makes them false.
+OPERATORS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 # Roundings to nearest are C++'s; .uni and alignment say nothing about results; flushing of denormal numbers to zero
 # appears only in approximations whose last bits the hardware leaves open.
 DROPPED = {"rn", "ftz", "uni", "full", "relu"}
@@ -145,12 +150,12 @@ class Function:
         if operand in SPECIAL:
             return f"as<{cpp}>({SPECIAL[operand]})"
         if operand in self.registers:
-            name = identifier(operand)
-            return name if CPP_TYPES[self.registers[operand]] == cpp else f"as<{cpp}>({name})"
-        if match := re.fullmatch(r"0[fF]([0-9A-Fa-f]{8})", operand):
-            return f"as<{cpp}>(float_of(0x{match[1]}u))"
-        if match := re.fullmatch(r"0[dD]([0-9A-Fa-f]{16})", operand):
-            return f"as<{cpp}>(double_of(0x{match[1]}ull))"
+            name, register = identifier(operand), self.registers[operand]
+            if CPP_TYPES[register] == cpp:
+                return name
+            return f"{cpp}({name})" if {register, kind} <= INTEGERS else f"as<{cpp}>({name})"
+        if match := re.fullmatch(r"0[fF]([0-9A-Fa-f]{8})|0[dD]([0-9A-Fa-f]{16})", operand):
+            return self.literal(match[1] or match[2], kind)
         if match := re.fullmatch(r"(-?)(0[xX][0-9A-Fa-f]+|\d+)U?", operand):
             number = int(match[2], 0) * (-1 if match[1] else 1)
             if kind in ("f32", "f64"):
@@ -164,6 +169,17 @@ class Function:
         if operand.startswith("!"):
             return f"!{self.value(operand[1:], 'pred')}"
         return self.symbol(operand, kind)
+
+    @staticmethod
+    def literal(digits, kind):
+        """A float given by its bits, in hexadecimal."""
+        single = len(digits) == 8
+        number, = struct.unpack(">f" if single else ">d", bytes.fromhex(digits))
+        if not math.isfinite(number):
+            text = f"float_of(0x{digits}u)" if single else f"double_of(0x{digits}ull)"
+        else:
+            text = number.hex() + ("f" if single else "")
+        return text if CPP_TYPES[kind] == ("float" if single else "double") else f"as<{CPP_TYPES[kind]}>({text})"
 
     def symbol(self, operand, kind):
         """The address of a variable, in its own space."""
@@ -204,7 +220,9 @@ class Function:
         plus = f" + {offset}" if offset > 0 else f" - {-offset}" if offset else ""
         if base in self.registers:
             kind = self.registers[base]
-            return f"(uint64_t({'uint32_t' if SIZES[kind] == 4 else 'uint64_t'}({identifier(base)}{plus})))"
+            sum_of_both = f"{identifier(base)}{plus}"
+            return f"uint64_t(uint32_t({sum_of_both}))" if SIZES[kind] == 4 else \
+                sum_of_both if CPP_TYPES[kind] == "uint64_t" else f"uint64_t({sum_of_both})"
         if re.fullmatch(r"\d+", base):
             return f"uint64_t({base}{plus})"
         if space == "param":
@@ -215,10 +233,12 @@ class Function:
         return f"({self.symbol(base, 'u64')}{plus})"
 
     def put(self, operand, expression, kind=None):
-        """dst = expression, whose type is that of suffix `kind` where it is known; '_' throws the result away."""
+        """dst = expression; '_' throws the result away. `kind`, where it is known: a suffix of the expression's type,
+        or of any integer if that is an integer. C++ extends and cuts integers as PTX does."""
         if operand == "_":
             self.emit(f"(void)({expression});")
-        elif kind and CPP_TYPES[self.registers[operand]] == CPP_TYPES[kind]:
+        elif kind and (CPP_TYPES[self.registers[operand]] == CPP_TYPES[kind] or
+                       {self.registers[operand], kind} <= INTEGERS):
             self.emit(f"{identifier(operand)} = {expression};")
         else:
             self.emit(f"put({identifier(operand)}, {expression});")
@@ -354,7 +374,13 @@ class Function:
             kinds = ["b32"] * 4
         elif op in ("mad", "mad24") and "wide" in modifiers:
             kinds[2] = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}[kind]
-        # What wraps needs no sign; and the most frequent instructions are operators: that compiles quicker.
+        # The most frequent instructions are operators: that compiles quicker.
+        if op in ("shl", "shr") and not carries and re.fullmatch(r"\d+", operands[2]) and \
+                int(operands[2]) < 8 * SIZES[kind]:
+            kind = "u" + kind[1:] if op == "shl" or kind[0] == "b" else kind
+            self.put(operands[0], f"{self.value(operands[1], kind)} {'<<' if op == 'shl' else '>>'} {operands[2]}", kind)
+            return
+        # What wraps needs no sign.
         wraps = (op in ("add", "sub", "and", "or", "xor", "not", "shl", "neg") and not modifiers) or \
             (op in ("mul", "mad") and modifiers == ["lo"])
         if wraps and kind in ("s32", "s64", "b32", "b64", "u32", "u64") and not carries:
@@ -372,7 +398,7 @@ class Function:
         if carries:
             values.append("carry")
             function += "_cc"
-        same_type = kind in ("f32", "f64") and op != "testp"
+        same_type = (kind in ("f32", "f64") or kind in INTEGERS) and op != "testp"
         self.put(operands[0], f"{function}<{CPP_TYPES[kind]}>({', '.join(values)})", kind if same_type else None)
 
     def carry(self, parts, operands):
@@ -416,14 +442,22 @@ class Function:
         rounding = [p for p in parts[1:-2] if p in ("rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi")]
         saturate = "true" if "sat" in parts else "false"
         mode = rounding[0] if rounding else "none"
-        self.put(operands[0], f"cvt<{CPP_TYPES[to]}, {CPP_TYPES[source]}, Rounding::{mode}, {saturate}>"
-                              f"({self.value(operands[1], source)})")
+        value = self.value(operands[1], source)
+        if {to, source} <= INTEGERS and saturate == "false":
+            self.put(operands[0], f"{CPP_TYPES[to]}({value})", to)
+        else:
+            self.put(operands[0], f"cvt<{CPP_TYPES[to]}, {CPP_TYPES[source]}, Rounding::{mode}, {saturate}>({value})", to)
+
+    def comparison(self, name, kind, operands):
+        """Whether operand 1 compares to operand 2 in this way."""
+        a, b = (self.value(operand, kind) for operand in operands[1:3])
+        if name in OPERATORS and (kind in INTEGERS or kind in ("f32", "f64") and name != "ne"):
+            return f"{a} {OPERATORS[name]} {b}"
+        return f"compare_{name}<{CPP_TYPES[kind]}>({a}, {b})"
 
     def do_setp(self, parts, operands):
-        kind, comparison = parts[-1], parts[1]
         targets = operands[0].split("|")
-        test = f"compare_{comparison}<{CPP_TYPES[kind]}>({self.value(operands[1], kind)}, " \
-               f"{self.value(operands[2], kind)})"
+        test = self.comparison(parts[1], parts[-1], operands)
         combine = [p for p in parts[2:-1] if p in ("and", "or", "xor")]
         if combine:
             with_operator = {"and": "&&", "or": "||", "xor": "!="}[combine[0]]
@@ -441,9 +475,7 @@ class Function:
             self.put(targets[0], results[0], "pred")
 
     def do_set(self, parts, operands):
-        to, kind, comparison = parts[-2], parts[-1], parts[1]
-        test = f"compare_{comparison}<{CPP_TYPES[kind]}>({self.value(operands[1], kind)}, " \
-               f"{self.value(operands[2], kind)})"
+        to, test = parts[-2], self.comparison(parts[1], parts[-1], operands)
         yes = "1.0f" if to == "f32" else f"~{CPP_TYPES[to]}(0)"
         self.put(operands[0], f"({test}) ? {yes} : {CPP_TYPES[to]}(0)")
 
@@ -476,7 +508,8 @@ class Function:
         else:
             load = f"load_{space}<{cpp}, {count}>(t, {address}, {self.new_site()})"
         if count == 1:
-            self.put(operands[0], f"{load}.at[0]", kind)
+            one = f"load_one<{cpp}>({address})" if space in ("param", "const") else f"{load}.at[0]"
+            self.put(operands[0], one, kind)
             return
         self.emit("{")
         self.emit(f"const auto loaded = {load};")
