@@ -7,10 +7,12 @@ namespace halfstep::bench {
 namespace portable {
 int64_t multiply_adds(int64_t rounds, float* sink);
 }
-#if defined(__x86_64__)
+#ifdef HALFSTEP_WITH_AVX2
 namespace avx2 {
 int64_t multiply_adds(int64_t rounds, float* sink);
 }
+#endif
+#ifdef HALFSTEP_WITH_AVX512
 namespace avx512 {
 int64_t multiply_adds(int64_t rounds, float* sink);
 }
@@ -18,8 +20,10 @@ int64_t multiply_adds(int64_t rounds, float* sink);
 
 double peak_gflops(Isa isa) {
   auto* multiply_adds = portable::multiply_adds;
-#if defined(__x86_64__)
+#ifdef HALFSTEP_WITH_AVX2
   if (isa == Isa::avx2) multiply_adds = avx2::multiply_adds;
+#endif
+#ifdef HALFSTEP_WITH_AVX512
   if (isa == Isa::avx512) multiply_adds = avx512::multiply_adds;
 #endif
   float sink[64] = {};

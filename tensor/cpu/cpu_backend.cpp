@@ -11,10 +11,12 @@ namespace halfstep::cpu {
 namespace portable {
 void override_entries(Backend& backend);
 }
-#if defined(__x86_64__)
+#ifdef HALFSTEP_WITH_AVX2
 namespace avx2 {
 void override_entries(Backend& backend);
 }
+#endif
+#ifdef HALFSTEP_WITH_AVX512
 namespace avx512 {
 void override_entries(Backend& backend);
 }
@@ -65,18 +67,15 @@ std::string_view name_of(Isa isa) {
 }
 
 bool is_supported(Isa isa) {
-#if defined(__x86_64__)
   // These ask the operating system, too, whether it saves the wide registers.
-  switch (isa) {
-    case Isa::portable:
-      return true;
-    case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case Isa::avx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("fma");
-  }
+#ifdef HALFSTEP_WITH_AVX2
+  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#ifdef HALFSTEP_WITH_AVX512
+  if (isa == Isa::avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("fma");
 #endif
   return isa == Isa::portable;
 }
@@ -85,8 +84,10 @@ const CpuTables& cpu_tables_for(Isa isa) {
   require(is_supported(isa), "cpu", "this build or this CPU does not run {} kernels", name_of(isa));
   // Each table is filled only where it is asked for: the function that fills it is itself compiled for that
   // instruction set.
-#if defined(__x86_64__)
+#ifdef HALFSTEP_WITH_AVX512
   if (isa == Isa::avx512) return tables<cpu::avx512::override_entries>();
+#endif
+#ifdef HALFSTEP_WITH_AVX2
   if (isa == Isa::avx2) return tables<cpu::avx2::override_entries>();
 #endif
   return tables<cpu::portable::override_entries>();
