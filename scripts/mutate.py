@@ -967,6 +967,10 @@ class Workspace:
 
     def objects_of(self, file):
         """The objects that a source is compiled to, among those that the tests need; none for a header."""
+        if file.endswith(".cu"):  # the host's part, and the translated kernels (cuda/meson.build)
+            stem = os.path.basename(file)[:-3]
+            return [o for o in self.objects if os.path.basename(o) == f"cuda_{stem}.o" or
+                    o.endswith(f"_{stem}.emulated.cpp.o")]
         with open(os.path.join(self.build, "compile_commands.json"), encoding="utf-8") as commands:
             return [c["output"] for c in json.load(commands) if c["output"] in self.objects and
                     os.path.normpath(os.path.join(c["directory"], c["file"])) == os.path.join(self.tree, file)]
