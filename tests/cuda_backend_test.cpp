@@ -124,6 +124,8 @@ TEST_CASE("bf16: convolutions on tensor cores, and where channels do not fit the
   check_conv_bf16({2, 10, 12, 16}, {3, 3, 16, 16}, {2, 2, 0, 1, 0, 1});
   check_conv_bf16({1, 12, 12, 32}, {3, 3, 16, 32}, {1, 1, 2, 2, 2, 2, 2, 2, 2});
   check_conv_bf16({1, 6, 5, 3}, {3, 3, 3, 7}, same);
+  // The sum over the pixels, for the gradient of the kernel, is cut into parts.
+  check_conv_bf16({2, 19, 18, 3}, {3, 3, 3, 7}, same);
 }
 
 TEST_CASE("bf16: matrix products") {
