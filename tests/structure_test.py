@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks the structure of the sources: which folder may include which, headers that compile alone and in no circle,
-headers free of third-party libraries, sources that are built, and texts that do not name one machine.
+headers free of third-party libraries, sources that are built, a root without strays, and texts that do not name one
+machine.
 
 Usage: structure_test.py ROOT COMPILER [ARGUMENT...]
 """
@@ -46,6 +47,8 @@ OUTSIDE = "tests/outside"
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.MULTILINE)
 # <vector>, and for its headers also <fmt/core.h>.
 STANDARD_OR_FMT = re.compile(r"[a-z_0-9]+|fmt/[a-z]+\.h")
+IN_ROOT = {*MAY_INCLUDE, ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
+           "README.md", "configs", "docs", "meson.build", "meson_options.txt", "scripts", "subprojects"}
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|work|root|Users)/\w")
 
 
@@ -177,14 +180,23 @@ def check_headers(root, compiler):
         yield "no header was found"
 
 
+def tracked_files(root):
+    """None of an archive without version control."""
+    if shutil.which("git") is None:
+        return []
+    listing = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, text=True, check=False)
+    return [name for name in listing.stdout.split("\0") if name] if listing.returncode == 0 else []
+
+
+def check_root(root):
+    """Nothing lies in the root by accident."""
+    for name in sorted({name.split("/")[0] for name in tracked_files(root)} - IN_ROOT):
+        yield f"{name!r} does not belong in the root: see IN_ROOT in tests/structure_test.py"
+
+
 def check_texts(root):
     """No tracked file names a path of the machine it was written on."""
-    if shutil.which("git") is None:
-        return
-    listing = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, text=True, check=False)
-    if listing.returncode != 0:  # an archive without version control
-        return
-    for name in filter(None, listing.stdout.split("\0")):
+    for name in tracked_files(root):
         try:
             text = (root / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
@@ -199,7 +211,7 @@ def main():
         sys.exit(__doc__)
     root, compiler = pathlib.Path(sys.argv[1]), sys.argv[2:]
     problems = [*check_includes(root), *check_circles(root), *check_built(root), *check_tables(root),
-                *check_texts(root), *check_headers(root, compiler)]
+                *check_root(root), *check_texts(root), *check_headers(root, compiler)]
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems")

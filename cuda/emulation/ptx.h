@@ -780,17 +780,15 @@ inline void store_generic(Thread& t, uint64_t a, const Vector<T, N>& v, uint32_t
   store<T, N, Space::generic>(t, a, v, site);
 }
 /// Parameters and constants: nothing to watch.
-template <class T, int N>
-inline Vector<T, N> load_plain(uint64_t a) {
-  Vector<T, N> v;
-  std::memcpy(&v, reinterpret_cast<const void*>(a), sizeof(v));
-  return v;
-}
 template <class T>
 inline T load_one(uint64_t a) {
   T v;
   std::memcpy(&v, reinterpret_cast<const void*>(a), sizeof(v));
   return v;
+}
+template <class T, int N>
+inline Vector<T, N> load_plain(uint64_t a) {
+  return load_one<Vector<T, N>>(a);
 }
 template <class T, int N>
 inline void store_plain(uint64_t a, const Vector<T, N>& v) {

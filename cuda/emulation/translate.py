@@ -501,15 +501,11 @@ class Function:
         space, kind, count = self.space_of(parts), parts[-1], self.vector(parts)
         address = self.address(operands[1], space)
         cpp = CPP_TYPES[kind]
-        if space == "param":
-            load = f"load_plain<{cpp}, {count}>({address})"
-        elif space == "const":
-            load = f"load_plain<{cpp}, {count}>({address})"
-        else:
-            load = f"load_{space}<{cpp}, {count}>(t, {address}, {self.new_site()})"
+        plain = space in ("param", "const")
+        load = f"load_plain<{cpp}, {count}>({address})" if plain else \
+            f"load_{space}<{cpp}, {count}>(t, {address}, {self.new_site()})"
         if count == 1:
-            one = f"load_one<{cpp}>({address})" if space in ("param", "const") else f"{load}.at[0]"
-            self.put(operands[0], one, kind)
+            self.put(operands[0], f"load_one<{cpp}>({address})" if plain else f"{load}.at[0]", kind)
             return
         self.emit("{")
         self.emit(f"const auto loaded = {load};")
