@@ -78,9 +78,9 @@ struct Kept<Argument> {
 
 /// The call backend.*Entry(arguments...), to be made later.
 template <auto Entry, class... Arguments>
-auto later(const Backend& backend, const Arguments&... arguments) {
-  return [&backend, kept = std::tuple{Kept<Arguments>(arguments)...}] {
-    std::apply([&backend](const auto&... each) { (backend.*Entry)(each.get()...); }, kept);
+auto later(const Backend& backend, std::tuple<Kept<Arguments>...> arguments) {
+  return [&backend, arguments = std::move(arguments)] {
+    std::apply([&backend](const auto&... each) { (backend.*Entry)(each.get()...); }, arguments);
   };
 }
 
@@ -212,6 +212,17 @@ void for_each_listed_array(F f, Kept<Args>&... kept) {
       for (auto& item : each.list) detail::arrays_of<Entry>(item, f);
   };
   (visit(kept), ...);
+}
+
+/// The same for all arrays among the arguments of an entry, those of lists included.
+template <auto Entry, class F, class... Args>
+void for_each_kept_array(F f, std::tuple<Kept<Args>...>& arguments) {
+  std::apply(
+      [&](auto&... kept) {
+        for_each_array<Entry>(f, kept.argument...);
+        for_each_listed_array<Entry>(f, kept...);
+      },
+      arguments);
 }
 
 }  // namespace halfstep

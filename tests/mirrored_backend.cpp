@@ -36,17 +36,10 @@ struct Mirrored<Entry> {
   static void call(Args... args) {
     std::vector<Span> spans;
     std::tuple<Kept<Args>...> kept{Kept<Args>(args)...};
-    const auto all_arrays = [&](auto f) {
-      std::apply(
-          [&](auto&... each) {
-            for_each_array<Entry>(f, each.argument...);
-            for_each_listed_array<Entry>(f, each...);
-          },
-          kept);
-    };
-    all_arrays([&](Array& a, Use) {
+    const auto add_span = [&](Array& a, Use) {
       if (!a.absent() && numel(a.shape) > 0) spans.push_back(span_of(a));
-    });
+    };
+    for_each_kept_array<Entry>(add_span, kept);
     std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
     std::vector<Span> merged;
     for (const Span& s : spans) {
@@ -59,13 +52,14 @@ struct Mirrored<Entry> {
       s.block = static_cast<uint8_t*>(device->allocate(s.padding() + s.bytes()));
       device->upload(s.block + s.padding(), s.begin, s.bytes());
     }
-    all_arrays([&](Array& a, Use) {
+    const auto redirect = [&](Array& a, Use) {
       if (a.absent() || numel(a.shape) == 0) return;
       auto* data = static_cast<uint8_t*>(a.data);
       const Span begin = span_of(a);
       for (const Span& s : merged)
         if (s.begin <= begin.begin && begin.begin < s.end) a.data = s.block + s.padding() + (data - s.begin);
-    });
+    };
+    for_each_kept_array<Entry>(redirect, kept);
     std::apply([](const auto&... each) { (device->*Entry)(each.get()...); }, kept);
     for (const Span& s : merged) {
       device->download(s.begin, s.block + s.padding(), s.bytes());

@@ -346,7 +346,7 @@ struct Recorded;
 template <class... Args, void (*Backend::*Entry)(Args...)>
 struct Recorded<Entry> {
   static void call(Args... args) {
-    if (recorded) recorded->push_back(later<Entry>(reference_backend(), args...));
+    if (recorded) recorded->push_back(later<Entry>(reference_backend(), std::tuple{Kept<Args>(args)...}));
     (reference_backend().*Entry)(args...);
   }
 };

@@ -163,14 +163,14 @@ TEST_CASE("data that does not fit the model is refused before training") {
 TEST_CASE("a short training learns two kinds of pictures") {
   const TemporaryFolder folder;
   Config config = tiny_config();
-  config.train.max_steps = 300;
-  config.train.batch_size = 16;
-  config.train.learning_rate = 3e-3;
-  config.train.log_every = 50;
+  config.train.max_steps = 100;
+  config.train.batch_size = 8;
+  config.train.learning_rate = 1e-2;
+  config.train.log_every = 20;
   config.train.flip = false;
   double first = 0, last = 0;
   RunOptions options{.out = folder.path() + "/run"};
-  options.on_progress = [&](const Progress& p) { (p.step == 50 ? first : last) = p.loss; };
+  options.on_progress = [&](const Progress& p) { (p.step == 20 ? first : last) = p.loss; };
   train(config, tiny_data(), options);
   CHECK(last < 0.5 * first);
 }
@@ -389,6 +389,7 @@ TEST_CASE("halving from 8192 steps to 1 is a matter of 13 short runs") {
   Config config = tiny_config();
   config.train.max_steps = 1;
   config.train.eval_samples = 2;
+  config.train.eval_steps = 2;
   const Checkpoint teacher = load_checkpoint(train(config, data, {.out = folder / "teacher"}));
   const CheckpointInfo last =
       load_checkpoint_info(distill(teacher, config, 8192, 1, data, {.out = folder / "chain"}));

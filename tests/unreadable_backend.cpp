@@ -3,8 +3,9 @@
 #include <sys/mman.h>
 
 #include <functional>
-#include <map>
 #include <memory>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "tensor/backend_entries.h"
@@ -15,23 +16,32 @@ namespace {
 
 using Calls = std::vector<std::function<void()>>;
 
+/// Bytes of address space, never used twice: a block that was released stays unreadable for kernels, too. The
+/// memory behind an address of the device is kSpace bytes further on.
+constexpr size_t kSpace = size_t{16} << 30;
+
 struct Machine {
-  std::map<void*, size_t> blocks;  ///< page-aligned, protected
+  uint8_t* const space = reserve();
+  size_t used = 0;  ///< bytes of space
   Calls queue;
   std::unique_ptr<Calls> graph;  ///< set while calls are recorded instead of queued
   int64_t downloads = 0;
 
-  void protect(int access) {
-    for (auto [memory, bytes] : blocks)
-      require(mprotect(memory, bytes, access) == 0, "unreadable", "mprotect failed");
+  static uint8_t* reserve() {
+    void* space = mmap(nullptr, 2 * kSpace, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    require(space != MAP_FAILED, "unreadable", "no address space");
+    return static_cast<uint8_t*>(space);
+  }
+  /// What the kernels find behind an address of the device.
+  void* memory_at(const void* address) const {
+    const auto offset = static_cast<size_t>(static_cast<const uint8_t*>(address) - space);
+    require(offset <= used, "unreadable", "expected memory of the device, not of the host");
+    return space + kSpace + offset;
   }
   void drain() {
     require(!graph, "unreadable", "expected no wait while calls are recorded");
-    if (queue.empty()) return;
-    protect(PROT_READ | PROT_WRITE);
     for (auto& call : queue) call();
     queue.clear();
-    protect(PROT_NONE);
   }
 };
 
@@ -43,31 +53,29 @@ Machine& machine() {
 size_t whole_pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
 
 void* allocate(size_t bytes) {
-  void* memory = mmap(nullptr, whole_pages(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return nullptr;
-  machine().blocks[memory] = whole_pages(bytes);
-  return memory;
+  Machine& m = machine();
+  if (whole_pages(bytes) > kSpace - m.used) return nullptr;
+  void* const address = m.space + m.used;
+  m.used += whole_pages(bytes);
+  return mprotect(m.memory_at(address), bytes, PROT_READ | PROT_WRITE) == 0 ? address : nullptr;
 }
 
-void release(void* memory, size_t bytes) {
+void release(void* address, size_t bytes) {
   machine().drain();
-  machine().blocks.erase(memory);
-  munmap(memory, whole_pages(bytes));
+  // The memory goes, the address stays taken.
+  mmap(machine().memory_at(address), bytes, PROT_NONE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 void upload(void* device, const void* host, size_t bytes) {
   machine().drain();
-  machine().protect(PROT_READ | PROT_WRITE);
-  reference_backend().upload(device, host, bytes);
-  machine().protect(PROT_NONE);
+  reference_backend().upload(machine().memory_at(device), host, bytes);
 }
 
 void download(void* host, const void* device, size_t bytes) {
   ++machine().downloads;
   machine().drain();
-  machine().protect(PROT_READ | PROT_WRITE);
-  reference_backend().download(host, device, bytes);
-  machine().protect(PROT_NONE);
+  reference_backend().download(host, machine().memory_at(device), bytes);
 }
 
 /// Wraps any entry of the table: the call is queued with copies of its arguments.
@@ -76,8 +84,13 @@ struct Queued;
 template <class... Args, void (*Backend::*Entry)(Args...)>
 struct Queued<Entry> {
   static void call(Args... args) {
+    std::tuple<Kept<Args>...> kept{Kept<Args>(args)...};
+    const auto find_memory = [](Array& a, Use) {
+      if (a.data) a.data = machine().memory_at(a.data);
+    };
+    for_each_kept_array<Entry>(find_memory, kept);
     Calls& calls = machine().graph ? *machine().graph : machine().queue;
-    calls.push_back(later<Entry>(reference_backend(), args...));
+    calls.push_back(later<Entry>(reference_backend(), std::move(kept)));
   }
 };
 
