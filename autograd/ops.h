@@ -121,7 +121,7 @@ Variable matmul(const Variable& a, const Variable& b);
 /// x [..., K], kernel [K, N], bias [N] or undefined -> [..., N]
 Variable linear(const Variable& x, const Variable& kernel, const Variable& bias = {});
 Variable conv2d(const Variable& x, const Variable& kernel, const Variable& bias,
-                const Conv2dGeometry& geometry);
+                const Conv2dGeometry& geometry, const Variable& residual = {});
 Variable conv2d_backward_data(const Variable& dy, const Variable& kernel, int64_t height, int64_t width,
                               const Conv2dGeometry& geometry);
 Variable conv2d_backward_kernel(const Variable& x, const Variable& dy, int64_t kernel_height,

@@ -95,9 +95,10 @@ void gemm(GemmArgs args) {
 }
 
 void conv2d_forward(Conv2dArgs args) {
-  const Array bias = std::exchange(args.bias, {});
+  const Array bias = std::exchange(args.bias, {}), residual = std::exchange(args.residual, {});
   plain->conv2d_forward(args);
   add_bias(args.y, bias);
+  if (!residual.absent()) combine(BinaryOp::add, args.y, args.y, residual);
 }
 
 void unary_chain(UnaryArgs op, Array out, Array upstream, Array x) {

@@ -9,12 +9,11 @@ namespace halfstep::bench {
 /// The table of `inner`, but for
 ///   group_norm           two reductions, and one elementwise call for each operation of the formula
 ///   group_norm_backward  four reductions and elementwise calls
-///   attention            gemm, softmax, gemm, with the scores [B, H, L, S] in memory; the log-sum-exp that
-///   the
+///   attention            gemm, softmax, gemm, with the scores [B, H, L, S] in memory; the log-sum-exp that the
 ///                        entry owes takes two more reductions of the scores
 ///   attention_backward   the scores again, exp, four gemms and softmax_backward
 ///   softmax_backward     multiply, sum, subtract, multiply
-///   gemm, conv2d_forward without the bias, which is a binary add
+///   gemm, conv2d_forward without bias and residual, which are binary adds
 ///   unary_chain          the derivative, and a multiply
 ///   adam                 for each parameter elementwise calls; what the control block says is made into
 ///                        factors on the device

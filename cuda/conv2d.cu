@@ -305,7 +305,10 @@ void finish_splits(const Convolution& conv, DType dtype) {
   with_element(dtype, [&](auto tag) { launch(where, add_splits<decltype(tag)>, conv); });
 }
 
-void conv2d_forward(Conv2dArgs args) { convolve(Pass::forward, args); }
+void conv2d_forward(Conv2dArgs args) {
+  convolve(Pass::forward, args);
+  if (!args.residual.absent()) binary(BinaryOp::add, 0, args.y, args.y, args.residual);
+}
 void conv2d_backward_data(Conv2dArgs args) { convolve(Pass::data, args); }
 void conv2d_backward_kernel(Conv2dArgs args) { convolve(Pass::weights, args); }
 

@@ -93,9 +93,8 @@ Variable ResnetBlock::operator()(const Variable& x, const Variable& activated_em
 
   Variable h = conv1(resized(norm1(x, Activation::silu), resample));
   h = norm2(h, scale, shift, Activation::silu);
-  h = conv2(dropout(h, dropout_rate, context));
   const Variable shortcut = resized(x, resample);
-  return (nin_shortcut ? (*nin_shortcut)(shortcut) : shortcut) + h;
+  return conv2(dropout(h, dropout_rate, context), nin_shortcut ? (*nin_shortcut)(shortcut) : shortcut);
 }
 
 UNet::UNet(const UNetConfig& config_, uint64_t seed, TensorOptions options) : UNet(config_, Structure{}) {

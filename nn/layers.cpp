@@ -28,12 +28,13 @@ Conv2d::Conv2d(int64_t in, int64_t out, int stride_, Initializer kernel_init)
   require(stride == 1 || stride == 2, "Conv2d", "expected stride 1 or 2, got {}", stride);
 }
 
-Variable Conv2d::operator()(const Variable& x) const {
+Variable Conv2d::operator()(const Variable& x, const Variable& residual) const {
   const Variable k = as_factor(kernel, x), b = as_factor(bias, x);
-  if (stride == 1) return conv2d(x, k, b, {.pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1});
+  if (stride == 1)
+    return conv2d(x, k, b, {.pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1}, residual);
   require(x.rank() == 4 && x.size(1) % 2 == 0 && x.size(2) % 2 == 0, "Conv2d",
           "expected images [B, H, W, C] of even height and width for stride 2, got {}", str(x.shape()));
-  return conv2d(x, k, b, {.stride_h = 2, .stride_w = 2, .pad_bottom = 1, .pad_right = 1});
+  return conv2d(x, k, b, {.stride_h = 2, .stride_w = 2, .pad_bottom = 1, .pad_right = 1}, residual);
 }
 
 GroupNorm::GroupNorm(int64_t channels, int64_t groups_, double eps_)

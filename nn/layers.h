@@ -58,7 +58,8 @@ struct Conv2d {
   int stride;        ///< 1 or 2
 
   Conv2d(int64_t in, int64_t out, int stride = 1, Initializer kernel_init = init::lecun_normal());
-  Variable operator()(const Variable& x) const;
+  /// residual: of the result's shape, added to it; or undefined.
+  Variable operator()(const Variable& x, const Variable& residual = {}) const;
 
   template <class Self, class Visitor>
   static void fields(Self& self, Visitor&& visit) {

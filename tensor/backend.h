@@ -124,11 +124,13 @@ enum class ConvMethod : uint8_t { automatic, direct, winograd };
 
 /// x: [B, H, W, C], kernel: [KH, KW, C / groups, O], y: [B, OH, OW, O]; all contiguous. bias: [O] or absent.
 /// forward writes y; backward_data writes x (the gradient) from y (the upstream gradient) and kernel;
-/// backward_kernel writes kernel (the gradient) from x and y. bias is used by forward only.
+/// backward_kernel writes kernel (the gradient) from x and y. bias and residual are used by forward only: it
+/// adds residual, of y's shape and contiguous, or absent; y may be rounded before.
 struct Conv2dArgs {
   Array x, kernel, bias, y;
   Conv2dGeometry geometry;
   ConvMethod method = ConvMethod::automatic;
+  Array residual = {};
 };
 
 /// A nonlinearity that is fused into another kernel.

@@ -104,7 +104,8 @@ void arrays_of(Conv2dArgs& a, F f) {
   const Array* const result = Entry == &Backend::conv2d_forward         ? &a.y
                               : Entry == &Backend::conv2d_backward_data ? &a.x
                                                                         : &a.kernel;
-  for (Array* array : {&a.x, &a.kernel, &a.bias, &a.y}) f(*array, array == result ? Use::write : Use::read);
+  for (Array* array : {&a.x, &a.kernel, &a.bias, &a.y, &a.residual})
+    f(*array, array == result ? Use::write : Use::read);
 }
 template <auto Entry, class F>
 void arrays_of(GroupNormArgs& a, F f) {

@@ -62,8 +62,10 @@ Tensor sum_of_squares(const std::vector<Tensor>& tensors);
 Tensor matmul(const Tensor& a, const Tensor& b, const Tensor& bias = {});
 /// Cross-correlation with zero padding: x [B, H, W, C], kernel [KH, KW, C / groups, O] (HWIO), bias [O] or
 /// undefined -> [B, OH, OW, O], OH = floor((H + pad_top + pad_bottom - dilation_h (KH - 1) - 1) / stride_h)
-/// + 1. Groups must divide C and O; groups = C is a depthwise convolution.
-Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const Conv2dGeometry& geometry);
+/// + 1. Groups must divide C and O; groups = C is a depthwise convolution. residual, of the result's shape or
+/// undefined, is added in the same pass over memory.
+Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const Conv2dGeometry& geometry,
+              const Tensor& residual = {});
 /// Gradient of conv2d with respect to its input, whose height and width are given.
 Tensor conv2d_backward_data(const Tensor& dy, const Tensor& kernel, int64_t height, int64_t width,
                             const Conv2dGeometry& geometry);

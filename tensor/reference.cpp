@@ -340,8 +340,11 @@ void conv2d_forward(Conv2dArgs c) {
       acc[yi] += double{x[xi]} * kernel[ki];
     });
     const int64_t out = c.y.shape[3];
-    for (int64_t i = 0; i < numel(c.y.shape); ++i)
-      c.y.as<T>()[i] = static_cast<T>(sums[i] + (c.bias.absent() ? 0.0 : double{at<T>(c.bias, i % out)}));
+    for (int64_t i = 0; i < numel(c.y.shape); ++i) {
+      const double bias = c.bias.absent() ? 0.0 : double{at<T>(c.bias, i % out)},
+                   residual = c.residual.absent() ? 0.0 : double{c.residual.as<const T>()[i]};
+      c.y.as<T>()[i] = static_cast<T>(sums[i] + bias + residual);
+    }
   });
 }
 

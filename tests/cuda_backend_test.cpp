@@ -59,15 +59,16 @@ struct Rounded {
 };
 
 /// One result of a bf16 entry against the reference on the same numbers in f32: the sums are in f32, and
-/// rounded once.
+/// rounded once; or, where something was added to them, before that as well.
 void check_bf16(const Host<uint16_t>& got, const Host<float>& expected, const Host<float>& absolute_sums,
-                double length) {
+                double length, const Host<float>& rounded_before = {}) {
   double worst = 0;
   for (size_t i = 0; i < got.values.size(); ++i) {
     const uint32_t bits = uint32_t{got.values[i]} << 16;
     float value;
     std::memcpy(&value, &bits, 4);
-    const double bound = 0x1p-8 * std::abs(expected.values[i]) +
+    const double before = rounded_before.values.empty() ? 0 : std::abs(rounded_before.values[i]);
+    const double bound = 0x1p-8 * (std::abs(expected.values[i]) + before) +
                          (length + 4) * kEps<float> * absolute_sums.values[i] +
                          std::numeric_limits<float>::min();
     keep_worst(worst, std::abs(static_cast<double>(value) - expected.values[i]) / bound);
@@ -86,14 +87,21 @@ void check_conv_bf16(const Shape& x_shape, const Shape& kernel_shape, const Conv
   CAPTURE(str(kernel_shape));
   const Rounded x(x_shape), kernel(kernel_shape), y(y_shape);
   const auto bias = random_host<float>({kernel_shape[3]});
+  const Rounded residual(y_shape);
   using Entry = void (*Backend::*)(Conv2dArgs);
   const auto check = [&](Entry entry, int target, double length) {
     Host<uint16_t> got(target == 0 ? x_shape : target == 1 ? kernel_shape : y_shape);
     Host<float> expected(got.shape), sums(got.shape);
     const Host<float> wide[] = {x.wide, kernel.wide, y.wide};
-    const auto run = [&](const Backend& backend, Array result, const Array(&arrays)[3], Array bias_array) {
+    const auto run = [&](const Backend& backend, Array result, const Array(&arrays)[3], Array bias_array,
+                         Array added = {}) {
       const auto pick = [&](int i) { return i == target ? result : arrays[i]; };
-      (backend.*entry)({.x = pick(0), .kernel = pick(1), .bias = bias_array, .y = pick(2), .geometry = g});
+      (backend.*entry)({.x = pick(0),
+                        .kernel = pick(1),
+                        .bias = bias_array,
+                        .y = pick(2),
+                        .geometry = g,
+                        .residual = added});
     };
     const Array stored[] = {x.array(), kernel.array(), y.array()};
     const Array plain[] = {wide[0].array(), wide[1].array(), wide[2].array()};
@@ -106,6 +114,14 @@ void check_conv_bf16(const Shape& x_shape, const Shape& kernel_shape, const Conv
     for_each_backend([&](const Backend& backend) {
       run(backend, Rounded::as_bf16(got), stored, forward ? bias.array() : Array{});
       check_bf16(got, expected, sums, length);
+    });
+    if (!forward) return;
+    // With a residual the sum is rounded before it is added, too.
+    Host<float> with_residual(y_shape);
+    run(reference_backend(), with_residual.array(), plain, bias.array(), residual.wide.array());
+    for_each_backend([&](const Backend& backend) {
+      run(backend, Rounded::as_bf16(got), stored, bias.array(), residual.array());
+      check_bf16(got, with_residual, sums, length, expected);
     });
   };
   const double taps = static_cast<double>(kernel_shape[0] * kernel_shape[1]);

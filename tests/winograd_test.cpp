@@ -184,21 +184,30 @@ void check_winograd(int64_t batch, int64_t h, int64_t w, int64_t in, int64_t out
   CAPTURE(g.pad_top);
   const Shape y_shape = {batch, h + g.pad_top + g.pad_bottom - 2, w + g.pad_left + g.pad_right - 2, out};
   const auto x = random_host<float>({batch, h, w, in}), kernel = random_host<float>({3, 3, in, out}),
-             bias = random_host<float>({out}), y = random_host<float>(y_shape);
+             bias = random_host<float>({out}), y = random_host<float>(y_shape),
+             residual = random_host<float>(y_shape);
   using Outputs = std::vector<Images>;
   constexpr auto kMethod = ConvMethod::winograd;
-  check_entry<float>(
-      {y},
-      [&](const Backend& backend, const Outputs& o) {
-        backend.conv2d_forward({x.array(), kernel.array(), bias.array(), o[0].array(), g, kMethod});
-      },
-      [&](const Outputs& exact) {
-        Images bound = output_bound(x, kernel, y_shape, g.pad_top, g.pad_left);
-        for (size_t i = 0; i < bound.values.size(); ++i)
-          bound.values[i] +=
-              std::numeric_limits<float>::epsilon() * std::abs(exact[0].values[i]);  // of adding the bias
-        return Outputs{bound};
-      });
+  const Images sum_bound = output_bound(x, kernel, y_shape, g.pad_top, g.pad_left);
+  for (const bool with_residual : {false, true}) {
+    CAPTURE(with_residual);
+    const Array added = with_residual ? residual.array() : Array{};
+    check_entry<float>(
+        {y},
+        [&](const Backend& backend, const Outputs& o) {
+          backend.conv2d_forward({x.array(), kernel.array(), bias.array(), o[0].array(), g, kMethod, added});
+        },
+        [&](const Outputs& exact) {
+          Images bound = sum_bound;
+          // Of adding the bias, and the residual to what differs from the result by as much as that.
+          for (size_t i = 0; i < bound.values.size(); ++i) {
+            const float result = std::abs(exact[0].values[i]), other = std::abs(residual.values[i]);
+            bound.values[i] +=
+                std::numeric_limits<float>::epsilon() * (with_residual ? 2 * result + other : result);
+          }
+          return Outputs{bound};
+        });
+  }
   check_entry<float>(
       {x},
       [&](const Backend& backend, const Outputs& o) {

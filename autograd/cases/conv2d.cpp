@@ -28,7 +28,11 @@ OpCase transposed_case(std::string name, Shape x, Shape kernel, Conv2dGeometry g
 }  // namespace
 
 std::vector<OpCase> conv2d_cases() {
+  const auto with_residual = [](const In& in) {
+    return conv2d(in[0], in[1], in[2], {1, 1, 1, 1, 1, 1, 2}, in[3]);
+  };
   return {
+      {"conv2d plus a residual", with_residual, {{2, 3, 4, 4}, {3, 3, 2, 6}, {6}, {2, 3, 4, 6}}},
       conv_case("3x3", {2, 5, 4, 3}, {3, 3, 3, 4}, {1, 1, 1, 1, 1, 1}),
       conv_case("1x1", {2, 3, 3, 4}, {1, 1, 4, 2}, {}),
       {"conv2d_backward_data 3x3",

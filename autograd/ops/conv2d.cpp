@@ -6,17 +6,18 @@
 namespace halfstep {
 
 Variable conv2d(const Variable& x, const Variable& kernel, const Variable& bias,
-                const Conv2dGeometry& geometry) {
+                const Conv2dGeometry& geometry, const Variable& residual) {
+  const auto value_or_none = [](const Variable& v) { return v.defined() ? v.value() : Tensor(); };
   return record(
-      "conv2d", conv2d(x.value(), kernel.value(), bias.defined() ? bias.value() : Tensor(), geometry),
-      {x, kernel, bias},
-      [x = Saved(x), kernel = Saved(kernel), geometry,
-       with_bias = bias.requires_grad()](const Variable& g) -> std::vector<Variable> {
+      "conv2d", conv2d(x.value(), kernel.value(), value_or_none(bias), geometry, value_or_none(residual)),
+      {x, kernel, bias, residual},
+      [x = Saved(x), kernel = Saved(kernel), geometry, with_bias = bias.requires_grad(),
+       with_residual = residual.requires_grad()](const Variable& g) -> std::vector<Variable> {
         const Variable &in = x.get(), &k = kernel.get();
         return {
             in.requires_grad() ? conv2d_backward_data(g, k, in.size(1), in.size(2), geometry) : Variable(),
             k.requires_grad() ? conv2d_backward_kernel(in, g, k.size(0), k.size(1), geometry) : Variable(),
-            with_bias ? sum(g, {0, 1, 2}) : Variable()};
+            with_bias ? sum(g, {0, 1, 2}) : Variable(), with_residual ? g : Variable()};
       });
 }
 

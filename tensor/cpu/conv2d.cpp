@@ -26,6 +26,7 @@ struct TapProduct {
   const T* packed;            ///< panels of taps * depth rows
   const T* zeros;             ///< depth zeros
   const T* bias;
+  const T* residual;  ///< added; laid out as out
 };
 
 /// TapProduct with few columns, which would leave most of a vector unused: first each pixel's products with
@@ -115,8 +116,11 @@ class NarrowProduct {
         if (place < 0) continue;
         for (int64_t j = 0; j < conv_.columns; ++j) sums[j] += products[place + j];
       }
-      std::memcpy(conv_.out + image * conv_.out_image + conv_.out_offset[row], sums,
-                  sizeof(T) * conv_.columns);
+      const int64_t at = image * conv_.out_image + conv_.out_offset[row];
+      if (conv_.residual) {
+        for (int64_t j = 0; j < conv_.columns; ++j) sums[j] += conv_.residual[at + j];
+      }
+      std::memcpy(conv_.out + at, sums, sizeof(T) * conv_.columns);
     }
   }
 
@@ -148,15 +152,16 @@ void run_taps(const TapProduct<T>& conv) {
                    int64_t image = i_begin / conv.rows, row = i_begin % conv.rows;
                    for (int64_t i = i_begin; i < i_end; i += MR) {
                      const int rows = static_cast<int>(min(MR, i_end - i));
-                     T* out[MR] = {};
+                     int64_t out[MR] = {};
                      T* out_columns[MR] = {};
+                     const T* residual_columns[MR] = {};
                      for (int r = 0; r < rows; ++r) {
                        const T* in = conv.in + image * conv.in_image;
                        const int64_t* offset = conv.offset + row * conv.taps;
                        for (int64_t tap = 0; tap < conv.taps; ++tap) {
                          segments[tap].a[r] = offset[tap] < 0 ? conv.zeros : in + offset[tap];
                        }
-                       out[r] = conv.out + image * conv.out_image + conv.out_offset[row];
+                       out[r] = image * conv.out_image + conv.out_offset[row];
                        if (++row == conv.rows) row = 0, ++image;
                      }
                      for (int64_t tap = 0; tap < conv.taps; ++tap) {
@@ -165,7 +170,10 @@ void run_taps(const TapProduct<T>& conv) {
                      }
                      for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
                        const int64_t j = panel * NR;
-                       for (int r = 0; r < rows; ++r) out_columns[r] = out[r] + j;
+                       for (int r = 0; r < rows; ++r) {
+                         out_columns[r] = conv.out + out[r] + j;
+                         if (conv.residual) residual_columns[r] = conv.residual + out[r] + j;
+                       }
                        const Tile<T> tile{.segments = segments,
                                           .count = conv.taps,
                                           .a_step = 1,
@@ -176,7 +184,7 @@ void run_taps(const TapProduct<T>& conv) {
                                           .columns = static_cast<int>(min(NR, conv.columns - j)),
                                           .bias = conv.bias ? conv.bias + j : nullptr,
                                           .alpha = 1,
-                                          .accumulate = false};
+                                          .added = conv.residual ? residual_columns : nullptr};
                        compute_tile_rows(tile, rows);
                      }
                    }
@@ -248,7 +256,8 @@ void forward(const Conv2dArgs& args) {
                  .out_offset = out_offset,
                  .packed = packed,
                  .zeros = static_cast<const T*>(zeros_memory.data),
-                 .bias = args.bias.absent() ? nullptr : args.bias.as<const T>() + group * s.o});
+                 .bias = args.bias.absent() ? nullptr : args.bias.as<const T>() + group * s.o,
+                 .residual = args.residual.absent() ? nullptr : args.residual.as<const T>() + group * s.o});
   }
 }
 
@@ -322,7 +331,8 @@ void backward_data(const Conv2dArgs& args) {
                      .out_offset = out_offset,
                      .packed = packed,
                      .zeros = static_cast<const T*>(zeros_memory.data),
-                     .bias = nullptr});
+                     .bias = nullptr,
+                     .residual = nullptr});
       }
     }
   }
@@ -442,7 +452,7 @@ struct KernelGradient {
                            .columns = static_cast<int>(min(NR, channels - c)),
                            .bias = nullptr,
                            .alpha = 1,
-                           .accumulate = true};
+                           .added = out};
         compute_tile_rows(tile, rows);
       }
     }

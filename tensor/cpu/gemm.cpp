@@ -92,7 +92,7 @@ void multiply_block(const BlockProduct<T>& block) {
                  .columns = static_cast<int>(min(NR, block.columns - j)),
                  .bias = block.bias ? block.bias + j : nullptr,
                  .alpha = block.alpha,
-                 .accumulate = block.accumulate,
+                 .added = block.accumulate ? rows_of_c : nullptr,
                  .even = true,
                  .a_row = block.a.row};
     for (int64_t i = 0; i < block.rows; i += MR) {

@@ -30,7 +30,7 @@ struct Fetch {
   int64_t step = 0;
 };
 
-/// One tile: C = alpha * sum over segments + bias (+ C).
+/// One tile: C = alpha * sum over segments + bias + added.
 template <class T>
 struct Tile {
   const Segment<T>* segments;
@@ -42,7 +42,7 @@ struct Tile {
   int columns;       ///< at most kTileColumns; B is read as if it were rounded up to whole vectors
   const T* bias;     ///< per column, or nullptr
   T alpha;
-  bool accumulate;
+  const T* const* added;  ///< a pointer per row of a matrix like C, such as C itself, or nullptr
   /// Whether there is one segment, whose a[0] says where A is, and the rows of A lie a_row apart; `fetch` is
   /// for this case.
   bool even = false;
@@ -52,12 +52,12 @@ struct Tile {
 
 /// A row of C that is not made of whole vectors. Not inlined: it is called from every unrolled row.
 template <class T>
-[[gnu::noinline]] void store_elements(const Tile<T>& tile, const T* values, T* c) {
+[[gnu::noinline]] void store_elements(const Tile<T>& tile, const T* values, int row) {
   for (int j = 0; j < tile.columns; ++j) {
     T v = values[j] * tile.alpha;
     if (tile.bias) v += tile.bias[j];
-    if (tile.accumulate) v += c[j * tile.c_step];
-    c[j * tile.c_step] = v;
+    if (tile.added) v += tile.added[row][j * tile.c_step];
+    tile.c[row][j * tile.c_step] = v;
   }
 }
 
@@ -172,20 +172,20 @@ void compute_tile(const Tile<T>& tile, int first_row) {
   const bool whole = tile.c_step == 1 && tile.columns == Vectors * L;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
-    T* c = tile.c[first_row + i];
     if (whole) {
+      T* const c = tile.c[first_row + i];
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j) {
         Vector<T> v = acc[i][j] * tile.alpha;
         if (tile.bias) v += load(tile.bias + j * L);
-        if (tile.accumulate) v += load(c + j * L);
+        if (tile.added) v += load(tile.added[first_row + i] + j * L);
         store(c + j * L, v);
       }
     } else {
       T values[Vectors * L];
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j) store(values + j * L, acc[i][j]);
-      store_elements(tile, values, c);
+      store_elements(tile, values, first_row + i);
     }
   }
 }

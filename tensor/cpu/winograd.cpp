@@ -131,19 +131,29 @@ class Zeros {
   Workspace memory_;
 };
 
-/// The outputs of a tile in channels [first, first + channels) of y = A^T m A + bias; m is m[f * step + c].
-void transform_output(float* y, int64_t all_channels, int64_t first, int64_t channels, const Tiles& tiles,
-                      int64_t tile, const float* m, int64_t step, const float* bias) {
+/// Where a convolution's outputs go, and what is added to them: nullptr, or a bias per channel and an image
+/// batch like y.
+struct Outputs {
+  float* y;
+  const float *bias, *residual;
+};
+
+/// The outputs of a tile in channels [first, first + channels) of y = A^T m A + bias + residual; m is
+/// m[f * step + c].
+void transform_output(const Outputs& outputs, int64_t all_channels, int64_t first, int64_t channels,
+                      const Tiles& tiles, int64_t tile, const float* m, int64_t step) {
   const int64_t top = tiles.top(tile), left = tiles.left(tile);
   const int64_t tall = min(kWinogradOut, tiles.oh - top), wide = min(kWinogradOut, tiles.ow - left);
-  float* out = y + ((tiles.image(tile) * tiles.oh + top) * tiles.ow + left) * all_channels + first;
+  const int64_t start = ((tiles.image(tile) * tiles.oh + top) * tiles.ow + left) * all_channels + first;
   for (int64_t c = 0; c < channels; c += L) {
-    const Vec b = bias ? load(bias + first + c) : Vec{};
+    const Vec b = outputs.bias ? load(outputs.bias + first + c) : Vec{};
     transform_square<kWinogradIn, kWinogradOut>(
         [](auto& in, auto& result) { winograd::output(in, result); },
         [&](int i, int j) { return load(m + (i * kWinogradIn + j) * step + c); },
         [&](int i, int j, Vec value) {
-          if (i < tall && j < wide) store(out + (i * tiles.ow + j) * all_channels + c, value + b);
+          if (i >= tall || j >= wide) return;
+          const int64_t at = start + (i * tiles.ow + j) * all_channels + c;
+          store(outputs.y + at, outputs.residual ? value + b + load(outputs.residual + at) : value + b);
         });
   }
 }
@@ -204,12 +214,12 @@ void transform_filters(float* u, const Filters& filters, int64_t panel, int64_t 
   }
 }
 
-/// The convolution of x by filters, plus bias.
+/// The convolution of x by filters.
 class Convolution {
  public:
   Convolution(const Tiles& all_tiles, const float* images, const Filters& all_filters,
-              const float* bias_or_null, float* out)
-      : tiles(all_tiles), x(images), filters(all_filters), bias(bias_or_null), y(out) {
+              const Outputs& all_outputs)
+      : tiles(all_tiles), x(images), filters(all_filters), outputs(all_outputs) {
     if (is_small()) {
       const int64_t fitting = cache_room() / (kFloat * kFrequencies * NR) / kFilterChannels * kFilterChannels;
       filters.chunk = min(filters.depth, max(kFilterChannels, fitting));
@@ -226,8 +236,7 @@ class Convolution {
   Tiles tiles;
   const float* x;
   Filters filters;
-  const float* bias;
-  float* y;
+  Outputs outputs;
   int64_t count = tiles.count(), v_row;
 
   /// Few tiles do not pay for filters that make the way to memory and back.
@@ -272,8 +281,8 @@ class Convolution {
 
   void transform_outputs(const float* m, int64_t n, int64_t panel, int64_t first, int64_t last) const {
     for (int64_t t = first; t < last; ++t) {
-      transform_output(y, filters.columns, panel * NR, filters.width_of(panel), tiles, t,
-                       m + (t - first) * NR, m_step(n), bias);
+      transform_output(outputs, filters.columns, panel * NR, filters.width_of(panel), tiles, t,
+                       m + (t - first) * NR, m_step(n));
     }
   }
 
@@ -528,8 +537,8 @@ bool winograd_applies(const Conv2dArgs& args) {
 
 void winograd_forward(const Conv2dArgs& args) {
   const Filters filters{args.kernel.as<const float>(), args.kernel.shape[2], args.kernel.shape[3], false};
-  Convolution(tiles_of(args), args.x.as<const float>(), filters, args.bias.as<const float>(),
-              args.y.as<float>())
+  Convolution(tiles_of(args), args.x.as<const float>(), filters,
+              {args.y.as<float>(), args.bias.as<const float>(), args.residual.as<const float>()})
       .run();
 }
 
@@ -543,7 +552,7 @@ void winograd_backward_data(const Conv2dArgs& args) {
                     .pad_top = 2 - args.geometry.pad_top,
                     .pad_left = 2 - args.geometry.pad_left};
   const Filters filters{args.kernel.as<const float>(), args.kernel.shape[3], args.kernel.shape[2], true};
-  Convolution(tiles, args.y.as<const float>(), filters, nullptr, args.x.as<float>()).run();
+  Convolution(tiles, args.y.as<const float>(), filters, {args.x.as<float>(), nullptr, nullptr}).run();
 }
 
 void winograd_backward_kernel(const Conv2dArgs& args) {

@@ -40,7 +40,8 @@ Tensor scatter_through(const Tensor& dy, const Tensor& kernel, int64_t height, i
 }
 }  // namespace
 
-Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const Conv2dGeometry& geometry) {
+Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const Conv2dGeometry& geometry,
+              const Tensor& residual) {
   require_alike({&x, &kernel}, "conv2d");
   require_rank(x, 4, "conv2d", "an image batch [B, H, W, C]");
   require_rank(kernel, 4, "conv2d", "a kernel [KH, KW, C / groups, O]");
@@ -55,11 +56,18 @@ Tensor conv2d(const Tensor& x, const Tensor& kernel, const Tensor& bias, const C
   const Tensor xc = x.contiguous(), kc = kernel.contiguous();
   Tensor y = Tensor::empty({x.size(0), s.out_height, s.out_width, kernel.size(3)}, x.options());
   Conv2dArgs args = args_of(xc, kc, y, geometry);
-  Tensor bias_row;
+  Tensor bias_row, added;
   if (bias.defined()) {
     require_bias(x, bias, kernel.size(3), "conv2d");
     bias_row = bias.contiguous();
     args.bias = bias_row.array();
+  }
+  if (residual.defined()) {
+    require_alike({&x, &residual}, "conv2d");
+    require(residual.shape() == y.shape(), "conv2d", "expected a residual of the result's shape {}, got {}",
+            str(y.shape()), str(residual.shape()));
+    added = residual.contiguous();
+    args.residual = added.array();
   }
   backend_of(x).conv2d_forward(args);
   return y;

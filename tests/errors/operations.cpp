@@ -98,6 +98,8 @@ TEST_CASE("errors of operations") {
        "[conv2d] padding must not be negative, got 0 and 0 rows, -1 and 0 columns"},
       {"bias of a convolution", [&] { conv2d(image, kernel, ones({3}), {}); },
        "[conv2d] expected a bias of shape (5,), got (3,)"},
+      {"residual of a convolution", [&] { conv2d(image, kernel, {}, {}, ones({1, 2, 2, 1})); },
+       "[conv2d] expected a residual of the result's shape (1, 2, 2, 5), got (1, 2, 2, 1)"},
       {"gradient of a convolution", [&] { conv2d_backward_data(image, kernel, 4, 4, {}); },
        "[conv2d_backward_data] expected a gradient (1, 2, 2, 5), got (1, 4, 4, 3)"},
       {"rank of a gradient", [&] { conv2d_backward_data(m43, kernel, 4, 4, {}); },
