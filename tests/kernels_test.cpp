@@ -185,6 +185,43 @@ void conv_cases() {
 
 TEST_CASE("conv2d: forward and both gradients, f32") { conv_cases<float>(); }
 TEST_CASE("conv2d: forward and both gradients, f64") { conv_cases<double>(); }
+/// Sums that a kernel fills up to a size of its own must not take in what is not theirs, even times 0.
+template <class T>
+void check_infinity_in_conv(int64_t in, int64_t out) {
+  CAPTURE(in);
+  CAPTURE(out);
+  const Conv2dGeometry g{1, 1, 1, 1, 1, 1};
+  Host<T> image({2, 6, 5, in}, T(1));
+  const Host<T> kernel({3, 3, in, out}, T(1)), gradient_kernel({3, 3, out, in}, T(1));
+  for (int64_t c = 0; c < in; ++c)  // a pixel in the middle of the first image
+    image.values[static_cast<size_t>((2 * 5 + 3) * in + c)] = std::numeric_limits<T>::infinity();
+  Host<T> expected({2, 6, 5, out}), got = expected;
+  const auto forward = [&](const Backend& b, const Host<T>& result) {
+    b.conv2d_forward({image.array(), kernel.array(), {}, result.array(), g, ConvMethod::direct});
+  };
+  const auto data = [&](const Backend& b, const Host<T>& result) {
+    b.conv2d_backward_data(
+        {result.array(), gradient_kernel.array(), {}, image.array(), g, ConvMethod::direct});
+  };
+  using Run = std::function<void(const Backend&, const Host<T>&)>;
+  for (const Run& run : {Run(forward), Run(data)}) {
+    run(reference_backend(), expected);
+    CHECK(std::count_if(expected.values.begin(), expected.values.end(), [](T v) { return std::isinf(v); }) ==
+          9 * out);
+    for_each_backend([&](const Backend& backend) {
+      run(backend, got);
+      CHECK(got.values == expected.values);
+    });
+  }
+}
+
+TEST_CASE("conv2d: what is infinite stays in its window") {
+  check_infinity_in_conv<float>(5, 7);
+  check_infinity_in_conv<float>(16, 24);
+  check_infinity_in_conv<float>(36, 64);
+  check_infinity_in_conv<double>(5, 7);
+}
+
 TEST_CASE("conv2d: gradient of the kernel over many images") {
   check_conv<float>(40, 14, 14, 16, 8, 3, 3, {1, 1, 1, 1, 1, 1});
   check_conv<float>(40, 14, 14, 3, 8, 3, 3, {1, 1, 1, 1, 1, 1});
@@ -720,8 +757,9 @@ TEST_CASE("group norm: shapes, rows of gain, large means, f64") { group_norm_cas
 
 template <class T>
 void softmax_cases() {
-  for (const Shape& shape : {Shape{1, 1}, Shape{3, 17}, Shape{5, 33}, Shape{3, 200}, Shape{2, 401},
-                             Shape{2, 3, 1000}, Shape{2, 1500}, Shape{700, 10}, Shape{0, 4}, Shape{4, 0}}) {
+  for (const Shape& shape :
+       {Shape{1, 1}, Shape{3, 17}, Shape{5, 33}, Shape{3, 200}, Shape{2, 401}, Shape{2, 3, 1000},
+        Shape{2, 1500}, Shape{2, 5000}, Shape{700, 10}, Shape{0, 4}, Shape{4, 0}}) {
     const auto x = random_host<T>(shape, 0, 4), dy = random_host<T>(shape);
     Host<T> y(shape);
     // Rounding of x - max (|x - max| < 40), of the exponential, and of the sum in 16 ways.
