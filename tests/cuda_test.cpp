@@ -16,6 +16,7 @@
 #include "diffusion/trainer.h"
 #include "tensor/captured.h"
 #include "tensor/device.h"
+#include "tensor/kernel_counts.h"
 #include "tensor/ops.h"
 #include "tests/case_results.h"
 #include "tests/error_of.h"
@@ -47,6 +48,38 @@ TEST_CASE("cuda: every operation agrees with reference, forward and backward, in
         check_all_close(laid_out(cuda()), expected, rounding_bound(c, expected, dtype));
       }
     }
+}
+
+// The results would be right without them.
+TEST_CASE("cuda: convolutions take the fast ways where their channels allow") {
+  const CudaCounters* const counters = probe_cuda().counters;
+  if (!counters) return;  // a real GPU does not count
+  struct Counted {
+    int64_t tensor_core_products = 0;
+    double bytes_per_request = 0;  ///< of a warp: 512 where each lane reads 16 bytes at once
+  };
+  const auto count = [&](DType dtype, int64_t channels) {
+    const TensorOptions options{dtype, &cuda()};
+    const Tensor x = Tensor::ones({1, 16, 16, channels}, options),
+                 kernel = Tensor::ones({3, 3, channels, channels}, options);
+    counters->start();
+    conv2d(x, kernel, {}, {1, 1, 1, 1, 1, 1});
+    counters->stop();
+    Counted counted;
+    int64_t bytes = 0, requests = 0;
+    for (const KernelCounts& row : counters->read()) {
+      for (const auto& [name, number] : row.instructions)
+        if (name.starts_with("mma.")) counted.tensor_core_products += number * row.launches;
+      bytes += (row.global_bytes_read + row.global_bytes_written) * row.launches;
+      requests += row.global_requests * row.launches;
+    }
+    counted.bytes_per_request = static_cast<double>(bytes) / static_cast<double>(requests);
+    return counted;
+  };
+  CHECK(count(DType::bf16, 32).tensor_core_products > 0);
+  CHECK(count(DType::bf16, 3).tensor_core_products == 0);
+  CHECK(count(DType::f32, 32).bytes_per_request > 256);
+  CHECK(count(DType::f32, 3).bytes_per_request <= 128);
 }
 
 TEST_CASE("cuda: awkward sizes agree with reference") {
