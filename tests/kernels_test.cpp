@@ -410,6 +410,12 @@ void copy_cases() {
   check(Host<Out>(shape).transposed(0, 3), x.transposed(0, 3));
   check(Host<Out>({11, 5, 70, 6}), x.transposed(0, 3));
   check(Host<Out>({6, 70, 5, 11}), x.transposed(1, 2));
+  // Into every second element, from where another axis lies together.
+  Host<Out> every_second({6, 5, 70, 22});
+  every_second.shape = shape, every_second.strides[3] = 2;
+  Host<In> beside({6, 5, 11, 70});
+  beside.values = x.values;
+  check(every_second, beside.transposed(2, 3));
   auto expanded = x;
   expanded.shape = {6, 5, 2, 70, 11}, expanded.strides = {x.strides[0], x.strides[1], 0, x.strides[2], 1};
   check(Host<Out>(expanded.shape), expanded);
