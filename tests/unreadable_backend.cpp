@@ -63,8 +63,9 @@ void* allocate(size_t bytes) {
 void release(void* address, size_t bytes) {
   machine().drain();
   // The memory goes, the address stays taken.
-  mmap(machine().memory_at(address), bytes, PROT_NONE,
-       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  const void* const left = mmap(machine().memory_at(address), bytes, PROT_NONE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  require(left != MAP_FAILED, "unreadable", "memory could not be given back");
 }
 
 void upload(void* device, const void* host, size_t bytes) {
@@ -86,7 +87,7 @@ struct Queued<Entry> {
   static void call(Args... args) {
     std::tuple<Kept<Args>...> kept{Kept<Args>(args)...};
     const auto find_memory = [](Array& a, Use) {
-      if (a.data) a.data = machine().memory_at(a.data);
+      if (!a.absent()) a.data = machine().memory_at(a.data);
     };
     for_each_kept_array<Entry>(find_memory, kept);
     Calls& calls = machine().graph ? *machine().graph : machine().queue;
