@@ -15,23 +15,44 @@
 #define HALFSTEP_PHILOX_HD
 #endif
 
-namespace halfstep::philox {
+// A copy per instruction set, as in tensor/formulas.h.
+#ifndef HALFSTEP_ISA
+#define HALFSTEP_ISA generic
+#endif
+
+namespace halfstep::philox::inline HALFSTEP_ISA {
 
 /// 128 bits: a counter, or the random words made from it.
 struct Block {
   uint32_t word[4];
 };
 
-/// Ten rounds on a 128-bit counter with a 64-bit key.
-HALFSTEP_PHILOX_HD inline Block philox4x32_10(Block counter, uint32_t key0, uint32_t key1) {
+/// Upper and lower half of the product of two words.
+template <class Word>
+struct WideProduct {
+  Word high, low;
+};
+HALFSTEP_PHILOX_HD inline WideProduct<uint32_t> wide_product(uint32_t a, uint32_t b) {
+  const uint64_t product = uint64_t{a} * b;
+  return {static_cast<uint32_t>(product >> 32), static_cast<uint32_t>(product)};
+}
+
+/// Ten rounds on a 128-bit counter with a 64-bit key. Word: uint32_t, or many counters' words side by side
+/// with operator^ and a wide_product of their own (tensor/cpu/random.cpp).
+template <class Word>
+HALFSTEP_PHILOX_HD inline void ten_rounds(Word (&word)[4], uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53} * counter.word[0];
-    const uint64_t p1 = uint64_t{0xCD9E8D57} * counter.word[2];
-    counter = {{static_cast<uint32_t>(p1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(p1),
-                static_cast<uint32_t>(p0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(p0)}};
+    const WideProduct<Word> p0 = wide_product(word[0], 0xD2511F53), p1 = wide_product(word[2], 0xCD9E8D57);
+    word[0] = p1.high ^ word[1] ^ key0;
+    word[1] = p1.low;
+    word[2] = p0.high ^ word[3] ^ key1;
+    word[3] = p0.low;
     key0 += 0x9E3779B9;
     key1 += 0xBB67AE85;
   }
+}
+HALFSTEP_PHILOX_HD inline Block philox4x32_10(Block counter, uint32_t key0, uint32_t key1) {
+  ten_rounds(counter.word, key0, key1);
   return counter;
 }
 
@@ -104,4 +125,4 @@ HALFSTEP_PHILOX_HD inline void normals(const Block& w, float z[4]) {
   normal_pair(w.word[2], w.word[3], z[2], z[3]);
 }
 
-}  // namespace halfstep::philox
+}  // namespace halfstep::philox::inline HALFSTEP_ISA

@@ -14,6 +14,7 @@
 
 #include "tensor/device.h"
 #include "tensor/error.h"
+#include "tensor/philox.h"
 #include "tests/kernel_check.h"
 
 using namespace halfstep;
@@ -844,16 +845,25 @@ void random_cases() {
       });
     }
   }
-  for (int64_t n : {0, 1, 33, 50003}) {
+  for (int64_t n : {0, 1, 33, 50003, 200003}) {
     const auto x = random_host<T>({n});
-    check_equal<T>(Host<T>({n}), [&](const Backend& b, const Host<T>& o) {
-      b.dropout({.x = x.array(), .y = o.array(), .p = 0.3, .seed = 5, .stream = 9});
-    });
+    DropoutArgs args{
+        .x = x.array(), .p = 0.3, .seed = 5 + (uint64_t{7} << 32), .stream = 9 + (uint64_t{3} << 40)};
+    const auto dropped = [&args](const Backend& b, const Host<T>& o) {
+      args.y = o.array();
+      b.dropout(args);
+    };
+    check_equal<T>(Host<T>({n}), dropped);
     Host<int64_t> row{Shape{}};
     row.values = {123456789};
-    check_equal<T>(Host<T>({n}), [&](const Backend& b, const Host<T>& o) {
-      b.dropout({.x = x.array(), .y = o.array(), .p = 0.3, .seed = 5, .stream = 9, .row = row.array()});
-    });
+    args.row = row.array();
+    check_equal<T>(Host<T>({n}), dropped);
+    if (n == 0) continue;
+    // A number that equals p is kept.
+    const uint64_t last = static_cast<uint64_t>(n) - 1;
+    const philox::Block words = philox::words(args.seed, args.stream, 123456789, last / 4);
+    args.p = philox::uniform(words.word[last % 4]);
+    check_equal<T>(Host<T>({n}), dropped);
   }
 }
 

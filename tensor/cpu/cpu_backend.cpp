@@ -21,8 +21,6 @@ namespace avx512 {
 void override_entries(Backend& backend);
 }
 #endif
-/// Threaded by rows and blocks, with the reference's bits (random.cpp).
-void override_random(Backend& backend);
 }  // namespace halfstep::cpu
 
 namespace halfstep {
@@ -35,7 +33,6 @@ Backend backend_with(void (*override_entries)(Backend&)) {
   backend.name = "cpu";
   backend.allocate = [](size_t bytes) { return cpu::allocate_pages(bytes); };
   backend.release = [](void* memory, size_t bytes) { cpu::release_pages(memory, bytes); };
-  cpu::override_random(backend);
   override_entries(backend);
   return backend;
 }
@@ -48,7 +45,8 @@ const Backend& full_precision() {
 }
 template <void (*OverrideEntries)(Backend&)>
 const CpuTables& tables() {
-  static const CpuTables both{full_precision<OverrideEntries>(), with_bf16<full_precision<OverrideEntries>>()};
+  static const CpuTables both{full_precision<OverrideEntries>(),
+                              with_bf16<full_precision<OverrideEntries>>()};
   return both;
 }
 

@@ -3,8 +3,8 @@
 //
 // The linker keeps one copy of an inline function or template that several sources use, and it might keep the
 // copy that this machine cannot execute. Kernel sources therefore include nothing but tensor/backend.h (plain
-// data and spans), tensor/formulas.h and the headers of this folder (everything inline in the namespace), and
-// the C headers; no standard containers or algorithms.
+// data and spans), tensor/formulas.h, tensor/philox.h and the headers of this folder (everything inline in a
+// namespace of that name), and the C headers; no standard containers or algorithms.
 #pragma once
 
 #include "tensor/backend.h"
@@ -36,6 +36,8 @@ void adam(AdamArgs args);
 void sgd(SgdArgs args);
 void moving_average(MovingAverageArgs args);
 void max_pool2d(MaxPool2dArgs args);
+void random(RandomArgs args);
+void dropout(DropoutArgs args);
 
 /// Replaces the entries of `backend` that this instruction set has kernels for.
 void override_entries(Backend& backend);

@@ -28,6 +28,8 @@ void override_entries(Backend& backend) {
   backend.sgd = sgd;
   backend.moving_average = moving_average;
   backend.max_pool2d = max_pool2d;
+  backend.random = random;
+  backend.dropout = dropout;
 }
 
 }  // namespace halfstep::cpu::inline HALFSTEP_ISA
