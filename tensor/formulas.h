@@ -57,36 +57,37 @@ HALFSTEP_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-/// e^x in f32 without libm and without branches, so that loops over it vectorise; error below 2 ulp, 0 where
-/// the result would be denormal. x = n ln2 + r with |r| <= ln2/2; e^r by the polynomial of degree 6 with the
-/// least largest relative error (3e-9, by Remez' algorithm, with 1 + r fixed); 2^n by adding n to the
-/// exponent's bits.
+/// e^x in f32 without libm and without branches, so that loops over it vectorise; error below 2 ulp, 0 below
+/// 2^-125.5. x = n ln2 + r with |r| <= ln2/2; e^r by the polynomial of degree 6 with the least largest
+/// relative error (3e-9, by Remez' algorithm, with 1 + r fixed). The result is 2 e^r times 2^(n-1), where the
+/// exponent's bits of 2^(n-1) alone say what becomes of large |x|: none is 0, and all are infinity.
 HALFSTEP_HOST_DEVICE inline float exp(float x) {
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  constexpr float kLowest = -87.33654f, kHighest = 88.72283f;  // of the results that are normal numbers
-  // Written as selects. A NaN is given back as it is: adding to the exponent's bits could make a number of
-  // it.
-  const float low = x < kLowest ? kLowest : x;
-  const float t = low > kHighest ? kHighest : low;
-  const float shifted = multiply_add(t, kLog2E, kRound);
+  // 1.5 * 2^23 + 126: adding it leaves n - 1 + 127, the exponent's bits, in the lowest ones.
+  constexpr float kRound = 12583038.0f;
+  constexpr int32_t kInfinite =
+      0x4b4000ff;  // the bits of n = 129: a larger n would come back as another number
+  // The least n is -126, which is 0. Both bounds let NaN through; one is a minimum of integers because
+  // compilers make many instructions of two selects.
+  const float t = x < -87.33654f ? -87.33654f : x;
+  float shifted = multiply_add(t, kLog2E, kRound);
+  int32_t bits;
+  std::memcpy(&bits, &shifted, 4);
+  bits = bits < kInfinite ? bits : kInfinite;
+  std::memcpy(&shifted, &bits, 4);
   const float n = shifted - kRound;
   const float r = multiply_add(n, -kLn2Low, multiply_add(n, -kLn2High, t));
-  float p = 0.00138145402f;
-  p = multiply_add(p, r, 0.00836874511f);
-  p = multiply_add(p, r, 0.0416683908f);
-  p = multiply_add(p, r, 0.166665204f);
-  p = multiply_add(p, r, 0.499999934f);
-  p = multiply_add(p, r, 1.0f);
-  p = multiply_add(p, r, 1.0f);
-  uint32_t bits, exponent;
-  std::memcpy(&bits, &p, 4);
-  std::memcpy(&exponent, &shifted, 4);
-  bits += exponent << 23;
-  std::memcpy(&p, &bits, 4);
-  const float positive = x > kHighest ? HUGE_VALF : p;
-  const float number = x < kLowest ? 0.0f : positive;
-  return x == x ? number : x;
+  float p = 2 * 0.00138145402f;
+  p = multiply_add(p, r, 2 * 0.00836874511f);
+  p = multiply_add(p, r, 2 * 0.0416683908f);
+  p = multiply_add(p, r, 2 * 0.166665204f);
+  p = multiply_add(p, r, 2 * 0.499999934f);
+  p = multiply_add(p, r, 2.0f);
+  p = multiply_add(p, r, 2.0f);
+  const uint32_t exponent = static_cast<uint32_t>(bits) << 23;
+  float power;
+  std::memcpy(&power, &exponent, 4);
+  return p * power;
 }
 HALFSTEP_HOST_DEVICE inline double exp(double x) { return ::exp(x); }
 
