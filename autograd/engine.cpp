@@ -21,8 +21,24 @@ void require_companion(const Node& node, const Variable& gradient, std::string_v
           gradient.value().device().name(), name_of(node.dtype), node.device->name());
 }
 
+/// Whether nobody else can see the gradient's memory.
+bool is_owned(const Variable& gradient) {
+  return Internals::state(gradient).use_count() == 1 && gradient.value().owns_memory();
+}
+
+/// a + b, in the memory of one of them where that can be: without a third array there is less to write and to
+/// fetch. Never while gradients are recorded, whose graph may hold both.
+Variable sum_of(Variable a, Variable b, bool create_graph) {
+  const auto may_change = [](const Variable& v) { return is_owned(v) && !v.requires_grad(); };
+  if (create_graph) return add(a, b);
+  if (!may_change(a)) std::swap(a, b);
+  if (!may_change(a)) return add(a, b);
+  binary_(BinaryOp::add, a.value(), b.value());
+  return a;
+}
+
 /// Sums a broadcast gradient down to the shape of the value it belongs to, and checks dtype and device.
-Variable fit(const Node& node, const Variable& gradient, std::string_view operation) {
+Variable fit(const Node& node, Variable gradient, std::string_view operation) {
   require_companion(node, gradient, fmt::format("'{}'", operation));
   if (gradient.shape() == node.shape) return gradient;
   require(broadcasts_to(node.shape, gradient.shape()), "backward",
@@ -39,7 +55,7 @@ std::string output_name(size_t index, size_t count) {
 }  // namespace
 
 Variable owned(Variable gradient) {
-  if (Internals::state(gradient).use_count() == 1 && gradient.value().owns_memory()) return gradient;
+  if (is_owned(gradient)) return gradient;
   return Internals::with_history(gradient.value().clone(), gradient);
 }
 
@@ -172,11 +188,12 @@ bool Engine::leads_on(const Node& node) const {
 }
 
 /// Adds to the gradient that is being collected for `node`.
-void Engine::add(const NodePtr& node, const Variable& gradient) {
+void Engine::add(const NodePtr& node, Variable gradient) {
   if (!on_path_.count(node.get())) return;
   auto& [pending_node, collected] = pending_[node->sequence];
   pending_node = node;
-  collected = collected.defined() ? halfstep::add(collected, gradient) : gradient;
+  collected = collected.defined() ? sum_of(std::move(collected), std::move(gradient), options_.create_graph)
+                                  : std::move(gradient);
   if (anomaly_) anomaly_->check_sum(*node, collected);
 }
 
@@ -198,21 +215,23 @@ Variable Engine::run_hooks(const Node& node, Variable gradient) const {
 }
 
 void Engine::run_rule(const NodePtr& node, const Variable& gradient) {
-  const std::vector<Variable> gradients = node->rule(gradient);
+  std::vector<Variable> gradients = node->rule(gradient);
   require(gradients.size() == node->inputs.size(), "backward",
           "the rule of '{}' returned {} gradients for {} inputs", node->name, gradients.size(),
           node->inputs.size());
   if (anomaly_) anomaly_->check_rule(*node, gradient, gradients);
   for (size_t i = 0; i < gradients.size(); ++i) {
     const NodePtr& input = node->inputs[i];
-    if (input && gradients[i].defined()) add(input, fit(*input, gradients[i], node->name));
+    if (input && gradients[i].defined()) add(input, fit(*input, std::move(gradients[i]), node->name));
   }
 }
 
 void Engine::accumulate_leaf(const Node& node, Variable gradient) const {
   const std::shared_ptr<VariableState> state = node.leaf.lock();
   if (!state || !node.enabled) return;  // nobody can or wants to ask for it any more
-  state->grad = state->grad.defined() ? halfstep::add(state->grad, gradient) : owned(std::move(gradient));
+  state->grad = state->grad.defined()
+                    ? sum_of(std::move(state->grad), std::move(gradient), options_.create_graph)
+                    : owned(std::move(gradient));
   if (!node.hooks) return;
   const Assign outside(thread_state().inside_walk, false);
   const Variable leaf = Internals::wrap(state);

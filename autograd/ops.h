@@ -91,6 +91,8 @@ Variable reshape(const Variable& x, const Shape& shape);
 Variable transpose(const Variable& x, int axis_a, int axis_b);
 Variable permute(const Variable& x, const std::vector<int>& order);
 Variable expand(const Variable& x, const Shape& shape);
+/// Itself, or a contiguous copy.
+Variable contiguous(const Variable& x);
 /// Inverse of expand: sums x down to `shape`.
 Variable sum_to(const Variable& x, const Shape& shape);
 Variable slice(const Variable& x, int axis, int64_t begin, int64_t end, int64_t step = 1);

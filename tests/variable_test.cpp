@@ -254,6 +254,50 @@ TEST_CASE("accumulation replaces the gradient, so what was read of it before sta
   CHECK(values(x.grad()) == std::vector<double>{5, 5});
 }
 
+TEST_CASE("gradients are summed in memory that nobody else can see") {
+  const Variable x = leaf({1, 2}, {2}), y = leaf({3, 4}, {2});
+  const void* memory = nullptr;
+  {
+    sum(x * 2.0).backward();
+    memory = x.grad().value().array().data;
+    sum(x * 3.0).backward();
+    CHECK(x.grad().value().array().data == memory);
+    CHECK(values(x.grad()) == std::vector<double>{5, 5});
+    const Tensor seen = x.grad().value();
+    sum(x * 3.0).backward();
+    CHECK(seen.to_vector<double>() == std::vector<double>{5, 5});
+    CHECK(values(x.grad()) == std::vector<double>{8, 8});
+  }
+  {  // One gradient that goes two ways, of which one is added to before the other is used, and what the
+     // caller holds.
+    const Variable up = constant({1, 10}, {2});
+    const Variable early_x = x * 1.0, early_y = y * 1.0;
+    const auto g = grad((early_x + early_y) + early_x * 2.0, {x, y, early_x, early_y}, up);
+    CHECK(values(g[0]) == std::vector<double>{3, 30});
+    CHECK(values(g[1]) == std::vector<double>{1, 10});
+    CHECK(values(g[2]) == std::vector<double>{3, 30});
+    CHECK(values(g[3]) == std::vector<double>{1, 10});
+    CHECK(values(up) == std::vector<double>{1, 10});
+  }
+  {  // What a hook keeps.
+    const Variable a = x * 1.0, b = a * 2.0;
+    Tensor kept;
+    b.register_hook([&kept](const Variable& gradient) {
+      kept = gradient.value();
+      return Variable();
+    });
+    (void)grad(sum(b + b * a), {x});
+    CHECK(kept.to_vector<double>() == std::vector<double>{2, 3});
+  }
+  {  // A gradient with history is part of a graph: it is not changed, and its sum without a graph has none.
+    Variable(x).zero_grad();
+    sum(x * x).backward(false, /*create_graph=*/true);
+    sum(x * 3.0).backward();
+    CHECK_FALSE(x.grad().requires_grad());
+    CHECK(values(x.grad()) == std::vector<double>{5, 7});
+  }
+}
+
 TEST_CASE("in-place changes are noticed in gradients of gradients, too") {
   const Variable x = leaf({2, 4}, {2}), w = leaf({3, 5}, {2});
   const Variable first = grad(sum(x * x * w), {x}, {}, false, /*create_graph=*/true)[0];

@@ -29,6 +29,7 @@ std::vector<OpCase> layout_cases() {
          return expand(in[0], {4, 3, 2});
        },
        {{3, 1}}},
+      {"contiguous", [](const In& in) { return contiguous(transpose(in[0], 0, 1)) * 2.0; }, {{3, 4}}},
       {"sum_to",
        [](const In& in) {
          return sum_to(in[0], {3, 1});

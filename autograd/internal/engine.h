@@ -39,7 +39,7 @@ class Engine {
   void walk(const std::vector<Variable>& outputs, const std::vector<Variable>& upstreams);
   void find_path(const std::vector<NodePtr>& roots);
   bool leads_on(const Node& node) const;
-  void add(const NodePtr& node, const Variable& gradient);
+  void add(const NodePtr& node, Variable gradient);
   Variable run_hooks(const Node& node, Variable gradient) const;
   void run_rule(const NodePtr& node, const Variable& gradient);
   void accumulate_leaf(const Node& node, Variable gradient) const;

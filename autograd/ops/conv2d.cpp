@@ -12,7 +12,9 @@ Variable conv2d(const Variable& x, const Variable& kernel, const Variable& bias,
       "conv2d", conv2d(x.value(), kernel.value(), value_or_none(bias), geometry, value_or_none(residual)),
       {x, kernel, bias, residual},
       [x = Saved(x), kernel = Saved(kernel), geometry, with_bias = bias.requires_grad(),
-       with_residual = residual.requires_grad()](const Variable& g) -> std::vector<Variable> {
+       with_residual = residual.requires_grad()](const Variable& upstream) -> std::vector<Variable> {
+        // Both adjoints read it contiguously: a part of a concatenation is copied once for both.
+        const Variable g = contiguous(upstream);
         const Variable &in = x.get(), &k = kernel.get();
         return {
             in.requires_grad() ? conv2d_backward_data(g, k, in.size(1), in.size(2), geometry) : Variable(),

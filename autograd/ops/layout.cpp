@@ -32,6 +32,12 @@ Variable expand(const Variable& x, const Shape& shape) {
                 [from = x.shape()](const Variable& g) -> std::vector<Variable> { return {sum_to(g, from)}; });
 }
 
+Variable contiguous(const Variable& x) {
+  if (x.value().contiguous_layout()) return x;
+  return record("contiguous", x.value().contiguous(), {x},
+                [](const Variable& g) -> std::vector<Variable> { return {g}; });
+}
+
 Variable sum_to(const Variable& x, const Shape& shape) {
   return record("sum_to", sum_to(x.value(), shape), {x},
                 [from = x.shape()](const Variable& g) -> std::vector<Variable> { return {expand(g, from)}; });
