@@ -73,7 +73,7 @@ thread_local bool inside_body = false;
 
 class Pool {
  public:
-  explicit Pool(int threads) {
+  explicit Pool(int threads) : shares_(static_cast<size_t>(threads)) {
     // Distinct CPUs for the workers; the one that the caller is on stays for the caller, which is not pinned.
     std::vector<int> cpus = allowed_cpus();
     if (threads <= static_cast<int>(cpus.size())) {
@@ -82,7 +82,7 @@ class Pool {
       worker_cpus_ = cpus;
     }
     for (int i = 0; i + 1 < threads; ++i) {
-      workers_.emplace_back([this] { work(); });
+      workers_.emplace_back([this, i] { work(static_cast<size_t>(i) + 1); });
       if (!worker_cpus_.empty()) pin(i);
     }
   }
@@ -101,11 +101,16 @@ class Pool {
   void run(int64_t n, int64_t grain, Body body, void* context) {
     make_way_for_caller();
     job_ = {n, grain, body, context};
-    next_ = 0;
+    const int64_t blocks = (n + grain - 1) / grain, count = threads();
+    for (int64_t i = 0; i < count; ++i) {
+      Share& share = shares_[static_cast<size_t>(i)];
+      share.next.store(i * blocks / count, std::memory_order_relaxed);
+      share.end = (i + 1) * blocks / count;
+    }
     error_ = nullptr;
     state_ += kEpoch | kOpen;
     state_.notify_all();
-    take_blocks();
+    take_blocks(0);
     // Close the job, so that late workers do not touch it, and wait for those who are inside.
     state_ -= kOpen;
     const auto left = [this] { return (state_ & kJoined) == 0; };
@@ -120,6 +125,14 @@ class Pool {
     int64_t n = 0, grain = 1;
     Body body = nullptr;
     void* context = nullptr;
+  };
+
+  /// The blocks that a thread begins with, one after the other; whoever has done its own goes on with
+  /// another's. A thread thus meets the same part of arrays in one job after the other, as far as they are
+  /// cut alike, and finds it in its own caches.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next = 0;
+    int64_t end = 0;
   };
 
   // state_ = epoch * kEpoch + (open ? kOpen : 0) + number of workers inside the job.
@@ -148,7 +161,7 @@ class Pool {
     caller_cpu_ = cpu;
   }
 
-  void work() {
+  void work(size_t self) {
     const FlushDenormals flush;
     inside_body = true;
     uint64_t seen = 0;
@@ -168,29 +181,32 @@ class Pool {
       // Asked for only now: what closed the job may have been the end of the pool, whose epoch is then seen.
       if (stop_) return;
       if (!(s & kOpen)) continue;
-      take_blocks();
+      take_blocks(self);
       const uint64_t before = state_.fetch_sub(1);
       if ((before & kJoined) == 1 && !(before & kOpen)) state_.notify_all();
     }
   }
 
-  void take_blocks() {
-    const int64_t blocks = (job_.n + job_.grain - 1) / job_.grain;
-    for (int64_t i = next_.fetch_add(1); i < blocks; i = next_.fetch_add(1)) {
+  void take_blocks(size_t self) {
+    for (size_t i = 0; i < shares_.size(); ++i) take_share(shares_[(self + i) % shares_.size()]);
+  }
+
+  void take_share(Share& share) {
+    for (int64_t i = share.next.fetch_add(1); i < share.end; i = share.next.fetch_add(1)) {
       const int64_t begin = i * job_.grain;
       try {
         job_.body(job_.context, begin, std::min(begin + job_.grain, job_.n));
       } catch (...) {
         const std::lock_guard lock(error_mutex_);
         if (!error_) error_ = std::current_exception();
-        next_ = blocks;
+        for (Share& any : shares_) any.next = any.end;
       }
     }
   }
 
   Job job_;
   alignas(64) std::atomic<uint64_t> state_ = 0;
-  alignas(64) std::atomic<int64_t> next_ = 0;
+  std::vector<Share> shares_;  // the caller's first, then the workers'
   std::atomic<bool> stop_ = false;
   std::mutex error_mutex_;
   std::exception_ptr error_;
