@@ -10,6 +10,21 @@
 namespace halfstep::cpu::inline HALFSTEP_ISA {
 namespace {
 
+/// A vector whose lane 0 is the fold of all: lanes that lie D apart are joined, then those D / 2 apart.
+template <int D, class V, class Op, int... I>
+V join_lanes(V v, Op op, Lanes<I...>) {
+  return op(v, __builtin_shufflevector(v, v, (I ^ D)...));
+}
+template <int D, class V, class Op>
+V fold_lanes(V v, Op op) {
+  if constexpr (D == 0) {
+    return v;
+  } else {
+    constexpr int N = sizeof(V) / sizeof(v[0]);
+    return fold_lanes<D / 2>(join_lanes<D>(v, op, typename LanesBelow<N>::type{}), op);
+  }
+}
+
 /// The fold by `op`, from `start`, of term(x[i], ...) over i < n. The order is fixed: some vectors of partial
 /// results side by side, so that they do not wait for each other. Both functions take vectors and numbers.
 template <class T, class Term, class Op, class... X>
@@ -23,12 +38,7 @@ T fold(int64_t n, T start, Term term, Op op, const X*... x) {
     for (int w = 0; w < kWays; ++w) ways[w] = op(ways[w], term(load(x + i + w * L)...));
   }
   for (; i + L <= n; i += L) ways[0] = op(ways[0], term(load(x + i)...));
-  T lanes[L];
-  store(lanes, op(op(ways[0], ways[1]), op(ways[2], ways[3])));
-  for (int half = L / 2; half > 0; half /= 2) {
-    for (int j = 0; j < half; ++j) lanes[j] = op(lanes[j], lanes[j + half]);
-  }
-  T result = lanes[0];
+  T result = fold_lanes<L / 2>(op(op(ways[0], ways[1]), op(ways[2], ways[3])), op)[0];
   for (; i < n; ++i) result = op(result, term(x[i]...));
   return result;
 }
@@ -99,7 +109,15 @@ void softmax_backward_of(const Array& dx_array, const Array& dy_array, const Arr
 // --- attention ---------------------------------------------------------------------------------------------
 
 // Queries whose scores are held at a time.
-constexpr int64_t kQueries = 96;
+constexpr int64_t kQueries = 96, kQueriesBackward = 132;
+
+/// From row to row of the scores: an odd number of the cache's lines, so that columns do not share few of
+/// them.
+template <class T>
+int64_t score_row(int64_t keys) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  return (ceil_div(keys, kLine) | 1) * kLine;
+}
 
 /// The matrix [rows, D] of one head of one example.
 template <class T>
@@ -144,7 +162,7 @@ class Scratch {
 
 template <class T>
 int64_t forward_scratch(const HeadSizes& s) {
-  return packed_size<T>(s.width, s.keys) + packed_size<T>(s.keys, s.width) + kQueries * s.keys;
+  return packed_size<T>(s.width, s.keys) + packed_size<T>(s.keys, s.width) + kQueries * score_row<T>(s.keys);
 }
 
 /// Queries [first, last) of a head.
@@ -156,13 +174,14 @@ void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t examp
   const Matrix<T> out = head<T>(args.out, example, h);
   const T* const k_transposed = scratch.pack(s.width, s.keys, transposed(k));
   const T* const values = scratch.pack(s.keys, s.width, v);
-  const Matrix<T> weights{scratch.take(kQueries * s.keys), s.keys, 1};
+  const int64_t score = score_row<T>(s.keys);
+  const Matrix<T> weights{scratch.take(kQueries * score), score, 1};
   for (int64_t i = first; i < last; i += kQueries) {
     const int64_t n = min(kQueries, last - i);
     multiply_packed<T>(n, s.keys, s.width, rows_from(q, i), k_transposed, weights, static_cast<T>(args.scale),
                        false);
     for (int64_t r = 0; r < n; ++r) {
-      T* row = weights.data + r * s.keys;
+      T* row = weights.data + r * score;
       const T top = largest(s.keys, row);
       shifted_exp(s.keys, row, row, top);
       const T total = sum(s.keys, row);
@@ -176,7 +195,7 @@ void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t examp
 template <class T>
 int64_t backward_scratch(const HeadSizes& s) {
   return 2 * packed_size<T>(s.width, s.keys) + packed_size<T>(s.keys, s.width) +
-         2 * packed_size<T>(kQueries, s.width) + 2 * kQueries * s.keys;
+         2 * packed_size<T>(kQueriesBackward, s.width) + 2 * kQueriesBackward * score_row<T>(s.keys);
 }
 
 /// With p = exp(scale q k^T - lse): dv = p^T d_out, dp = d_out v^T, ds = scale p (dp - d_out . out), dq = ds
@@ -193,11 +212,12 @@ void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes&
   const T* const k_transposed = scratch.pack(s.width, s.keys, transposed(k));
   const T* const v_transposed = scratch.pack(s.width, s.keys, transposed(v));
   const T* const keys = scratch.pack(s.keys, s.width, k);
-  const Matrix<T> p{scratch.take(kQueries * s.keys), s.keys, 1},
-      ds{scratch.take(kQueries * s.keys), s.keys, 1};
+  const int64_t score = score_row<T>(s.keys);
+  const Matrix<T> p{scratch.take(kQueriesBackward * score), score, 1},
+      ds{scratch.take(kQueriesBackward * score), score, 1};
   const T scale = static_cast<T>(f.scale);
-  for (int64_t i = 0; i < s.length; i += kQueries) {
-    const int64_t n = min(kQueries, s.length - i);
+  for (int64_t i = 0; i < s.length; i += kQueriesBackward) {
+    const int64_t n = min(kQueriesBackward, s.length - i);
     const bool accumulate = i > 0;
     const Matrix<const T> q_rows = rows_from(q, i), d_out_rows = rows_from(d_out, i);
     Scratch<T> rest = scratch;
@@ -206,8 +226,8 @@ void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes&
     multiply_packed<T>(n, s.keys, s.width, q_rows, k_transposed, p, scale, false);
     multiply_packed<T>(n, s.keys, s.width, d_out_rows, v_transposed, ds, T(1), false);
     for (int64_t r = 0; r < n; ++r) {
-      T* p_row = p.data + r * s.keys;
-      T* ds_row = ds.data + r * s.keys;
+      T* p_row = p.data + r * score;
+      T* ds_row = ds.data + r * score;
       shifted_exp(s.keys, p_row, p_row, lse[i + r]);
       const T mean = dot(s.width, rows_from(d_out, i + r).data, rows_from(out, i + r).data);
       for (int64_t j = 0; j < s.keys; ++j) ds_row[j] = scale * p_row[j] * (ds_row[j] - mean);

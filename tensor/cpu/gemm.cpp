@@ -29,13 +29,15 @@ int64_t copied_size(int64_t rows, int64_t k) {
 }
 
 /// The [rows, k] block of A at `a`, copied where the micro-kernel would read it slowly: columns that lie
-/// apart, or rows that lie a large power of two apart and share few lines of the cache.
+/// apart, or rows that lie a large power of two apart and share few lines of the cache. A transposed matrix
+/// is read where it lies if its lines lie an odd number of the cache's lines apart, which spreads them best.
 template <class T>
 RowsOfA<T> rows_of_a(T* copy, Matrix<const T> a, int64_t rows, int64_t k) {
   constexpr int MR = kTileRows;
   if (a.column == 1 && (a.row * static_cast<int64_t>(sizeof(T)) % 2048 != 0 || rows == 1)) {
     return {a.data, a.row, 1, MR * a.row};
   }
+  if (a.row == 1 && a.column * static_cast<int64_t>(sizeof(T)) % 128 == 64) return {a.data, 1, a.column, MR};
   if (a.row == 1) {  // a transposed matrix: its lines are cut into kTileRows elements for each tile
     const int64_t whole = rows / MR * MR;
     for (int64_t p = 0; p < k; ++p) {
@@ -69,6 +71,7 @@ struct BlockProduct {
   const T* bias;
   T alpha;
   bool accumulate;
+  Ahead<T> ahead[2] = {};  ///< fetched meanwhile
 };
 
 template <class T>
@@ -77,9 +80,14 @@ void multiply_block(const BlockProduct<T>& block) {
   Segment<T> segment = {};
   segment.run = block.k;
   T* rows_of_c[MR] = {};
-  // The rows of A that follow are fetched meanwhile, where they lie together.
+  // The rows of A that follow are fetched meanwhile, unless they lie far apart.
   const bool together = block.a.tile <= 2 * MR * block.k;
-  const int64_t fetch_step = together ? ceil_div(block.a.tile, max(1, block.k)) : 0;
+  const int64_t fetch_step = block.a.row == 1 ? block.a.step
+                             : together       ? ceil_div(block.a.tile, max(1, block.k))
+                                              : 0;
+  // What is wanted after this block is spread over its tiles, half of them for each.
+  const int64_t half = max(1, ceil_div(block.columns, NR) * ceil_div(block.rows, MR) / 2);
+  int64_t done = 0;
   for (int64_t j = 0; j < block.columns; j += NR) {
     segment.b = block.b + j / NR * block.b_panel;
     Tile<T> tile{.segments = &segment,
@@ -101,6 +109,12 @@ void multiply_block(const BlockProduct<T>& block) {
       for (int r = 0; r < rows; ++r) rows_of_c[r] = c + r * block.c.row;
       segment.a[0] = block.a.data + i / MR * block.a.tile;
       tile.fetch = {segment.a[0] + block.a.tile, fetch_step};
+      tile.later = {segment.a[0], 0};
+      if (const Ahead<T>& ahead = block.ahead[done < half ? 0 : 1]; ahead.memory) {
+        const int64_t per_tile = ceil_div(ahead.elements, half);
+        tile.later = {ahead.memory + done % half * per_tile, ceil_div(per_tile, max(1, block.k))};
+      }
+      ++done;
       compute_tile_rows(tile, rows);
     }
   }
@@ -109,7 +123,8 @@ void multiply_block(const BlockProduct<T>& block) {
 /// c = alpha * a b + bias (+ c), block by block of k. b: what the micro-kernel reads, at row 0 and column 0.
 template <class T>
 void multiply_blocks(int64_t rows, int64_t columns, int64_t k, Matrix<const T> a, const T* b, int64_t b_step,
-                     int64_t b_panel, Matrix<T> c, const T* bias, T alpha, bool accumulate) {
+                     int64_t b_panel, Matrix<T> c, const T* bias, T alpha, bool accumulate,
+                     const Ahead<T> (&ahead)[2] = {}) {
   const Workspace copy(sizeof(T) * copied_size<T>(rows, min(kBlockK, k)));
   int64_t p = 0;
   do {
@@ -125,7 +140,8 @@ void multiply_blocks(int64_t rows, int64_t columns, int64_t k, Matrix<const T> a
                        .c = c,
                        .bias = p + run == k ? bias : nullptr,
                        .alpha = alpha,
-                       .accumulate = accumulate || p > 0});
+                       .accumulate = accumulate || p > 0,
+                       .ahead = {ahead[0], ahead[1]}});
     p += run;
   } while (p < k);
 }
@@ -154,10 +170,11 @@ class LongSum {
   LongSum(int64_t m, int64_t n, int64_t k, Matrix<const T> a) : m_(m), n_(n), k_(k) {
     constexpr int64_t kManyParts = 8, kFewParts = 4, kFewElements = 256 * 256;
     const int64_t parts = m * n <= kFewElements && k >= kManyParts * kBlockK ? kManyParts : kFewParts;
-    // Only where a is transposed: rows of a that belong to examples must not matter to each other, and m, the
-    // size of their batch, must not choose the order of their sums.
-    is_worthwhile_ =
-        a.column != 1 && m * n <= kFewParts * kFewElements && k >= kFewParts * kBlockK && m > 2 * kTileRows;
+    // The partial sums of a larger c are worth their way to memory only for a longer sum. And only where a is
+    // transposed: rows of a that belong to examples must not matter to each other, and m, the size of their
+    // batch, must not choose the order of their sums.
+    const int64_t least = (m * n <= kFewElements ? kFewParts : kManyParts) * kBlockK;
+    is_worthwhile_ = a.column != 1 && m * n <= kFewParts * kFewElements && k >= least && m > 2 * kTileRows;
     part_ = ceil_div(k, parts);
     run_ = ceil_div(part_, max(1, ceil_div(part_, kBlockK)));
   }
@@ -177,18 +194,26 @@ class LongSum {
         const int64_t first = part * part_, last = min(k_, first + part_);
         for (int64_t p = first; p < last; p += run_) {
           const int64_t run = min(run_, last - p);
+          // The rows that follow are fetched beside the products, also those of the next part, which a thread
+          // goes on with.
+          const int64_t next = p + run, rows = min(run_, k_ - next);
           pack_panels(packed, run, b.data + p * b.row, run, n_, b.row, b.column);
-          multiply_blocks<T>(m_, n_, run, {a.data + p * a.column, a.row, a.column}, packed, NR, run * NR,
-                             {sums + part * size, n_, 1}, nullptr, T(1), p > first);
+          multiply_blocks<T>(
+              m_, n_, run, {a.data + p * a.column, a.row, a.column}, packed, NR, run * NR,
+              {sums + part * size, n_, 1}, nullptr, T(1), p > first,
+              {{a.data + next * a.column, rows * a.column}, {b.data + next * b.row, rows * b.row}});
         }
       }
     });
     parallel_for(m_, max(1, 8192 / n_), [=, this](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
+        T* const total = sums + i * n_;
+        for (int64_t part = 1; part < parts; ++part) {
+          const T* const more = total + part * size;
+          independent_loop(n_, [=](int64_t j) { total[j] += more[j]; });
+        }
         for (int64_t j = 0; j < n_; ++j) {
-          T sum = sums[i * n_ + j];
-          for (int64_t part = 1; part < parts; ++part) sum += sums[part * size + i * n_ + j];
-          sum = alpha * sum + (bias ? bias[j] : T(0));
+          const T sum = alpha * total[j] + (bias ? bias[j] : T(0));
           T& out = c.data[i * c.row + j * c.column];
           out = accumulate ? out + sum : sum;
         }

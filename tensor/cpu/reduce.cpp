@@ -124,6 +124,9 @@ double reduce_run(const T* x, const Walk<1>& inner, int64_t begin, int64_t end) 
     int64_t i = 0;
     if (s == 1) {
       for (; i + kWays <= n; i += kWays) {
+        // A page ahead: the processor's own prefetching stops at its end.
+        constexpr int64_t kLine = 64 / sizeof(T), kPage = 4096 / sizeof(T);
+        for (int64_t e = 0; e < kWays; e += kLine) __builtin_prefetch(p + i + kPage + e);
         for (int w = 0; w < kWays; ++w) ways[w] = op(ways[w], Op::term(double{p[i + w]}));
       }
     }

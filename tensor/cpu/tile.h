@@ -30,6 +30,13 @@ struct Fetch {
   int64_t step = 0;
 };
 
+/// Memory that is wanted next, and fetched meanwhile.
+template <class T>
+struct Ahead {
+  const T* memory = nullptr;
+  int64_t elements = 0;
+};
+
 /// One tile: C = alpha * sum over segments + bias + added.
 template <class T>
 struct Tile {
@@ -47,7 +54,7 @@ struct Tile {
   /// for this case.
   bool even = false;
   int64_t a_row = 0;
-  Fetch<T> fetch = {};
+  Fetch<T> fetch = {}, later = {};
 };
 
 /// A row of C that is not made of whole vectors. Not inlined: it is called from every unrolled row.
@@ -157,9 +164,12 @@ void compute_tile(const Tile<T>& tile, int first_row) {
     const Segment<T>& segment = *tile.segments;
     const T* const a = segment.a[0] + first_row * tile.a_row;
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) __builtin_prefetch(tile.c[first_row + i], 1);
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) __builtin_prefetch(tile.c[first_row + i] + j * L, 1);
+    }
     add_products(acc, EvenRows<T, Rows>(a, tile.a_row, tile.a_step), segment.b + tile.b_offset, tile.b_step,
-                 segment.run, tile.fetch);
+                 segment.run, tile.fetch, tile.later);
   } else {
     for (int64_t s = 0; s < tile.count; ++s) {
       const Segment<T>& segment = tile.segments[s];
@@ -200,13 +210,6 @@ void compute_tile_rows(const Tile<T>& tile, int rows) {
                : compute_tile<T, Rows, kTileVectors>(tile, static_cast<int>(first));
   });
 }
-
-/// Memory that is wanted next, and fetched meanwhile.
-template <class T>
-struct Ahead {
-  const T* memory = nullptr;
-  int64_t elements = 0;
-};
 
 /// The plain case: c [m, n] = a b for matrices of whole vectors whose rows lie evenly in memory, n at most
 /// kTileColumns. Element (i, p) of a is a[i * a_row + p * a_step]. `accumulate` goes on with the sums in c,

@@ -66,6 +66,8 @@ struct Tiles {
   int64_t image(int64_t tile) const { return tile / (tall * wide); }
   int64_t top(int64_t tile) const { return tile / wide % tall * kWinogradOut; }
   int64_t left(int64_t tile) const { return tile % wide * kWinogradOut; }
+  /// The first pixel of its outputs, counted through the batch.
+  int64_t output(int64_t tile) const { return (image(tile) * oh + top(tile)) * ow + left(tile); }
 };
 
 /// A tile's window into images [image][h][w][channels]: pointers to its pixels, to `zeros` outside the image.
@@ -102,13 +104,31 @@ Window<kWinogradOut> output_window(const Tiles& tiles, int64_t tile, const float
   return {y, channels, tiles.image(tile), tiles.oh, tiles.ow, tiles.top(tile), tiles.left(tile), zeros};
 }
 
+/// Calls use(i, window, next) for windows i < count: `next` is the one that follows, so that it can be
+/// fetched meanwhile, or the last one itself.
+template <class WindowOf, class Use>
+[[gnu::always_inline]] inline void for_each_window(int64_t count, WindowOf window_of, Use use) {
+  if (count <= 0) return;
+  auto window = window_of(int64_t{0});
+  for (int64_t i = 0; i < count; ++i) {
+    const auto next = window_of(min(i + 1, count - 1));
+    use(i, window, next);
+    window = next;
+  }
+}
+
 /// out[(i * kWinogradIn + j) * step + c] = element (i, j) of what transform_rows makes of channel first + c
-/// of a window, for c < `channels`.
+/// of a window, for c < `channels`. What `next` has that its neighbour to the left has not is fetched.
 template <int Rows, int Size, class Transform, class RowOf>
 [[gnu::always_inline]] inline void transform_window(float* out, int64_t step, const Window<Size>& window,
-                                                    int64_t first, int64_t channels, Transform transform,
-                                                    RowOf row_of) {
+                                                    const Window<Size>& next, int64_t first, int64_t channels,
+                                                    Transform transform, RowOf row_of) {
   for (int64_t c = 0; c < channels; c += L) {
+#pragma GCC unroll 6
+    for (int i = Size - kWinogradOut; i < Size; ++i) {
+#pragma GCC unroll 6
+      for (int j = Size - kWinogradOut; j < Size; ++j) __builtin_prefetch(next.pixels[i][j] + first + c);
+    }
     transform_rows<Size, kWinogradIn, Rows>(
         transform, row_of, [&](int i, int j) { return load(window.pixels[i][j] + first + c); },
         [&](int i, int j, Vec value) { store(out + (i * kWinogradIn + j) * step + c, value); });
@@ -144,7 +164,9 @@ void transform_output(const Outputs& outputs, int64_t all_channels, int64_t firs
                       const Tiles& tiles, int64_t tile, const float* m, int64_t step) {
   const int64_t top = tiles.top(tile), left = tiles.left(tile);
   const int64_t tall = min(kWinogradOut, tiles.oh - top), wide = min(kWinogradOut, tiles.ow - left);
-  const int64_t start = ((tiles.image(tile) * tiles.oh + top) * tiles.ow + left) * all_channels + first;
+  const int64_t start = tiles.output(tile) * all_channels + first;
+  // Where the tile after the next goes is fetched meanwhile, to be written.
+  const int64_t ahead = (tiles.output(min(tile + 2, tiles.count() - 1)) - tiles.output(tile)) * all_channels;
   for (int64_t c = 0; c < channels; c += L) {
     const Vec b = outputs.bias ? load(outputs.bias + first + c) : Vec{};
     transform_square<kWinogradIn, kWinogradOut>(
@@ -153,6 +175,7 @@ void transform_output(const Outputs& outputs, int64_t all_channels, int64_t firs
         [&](int i, int j, Vec value) {
           if (i >= tall || j >= wide) return;
           const int64_t at = start + (i * tiles.ow + j) * all_channels + c;
+          __builtin_prefetch(outputs.y + at + ahead, 1);
           store(outputs.y + at, outputs.residual ? value + b + load(outputs.residual + at) : value + b);
         });
   }
@@ -202,13 +225,18 @@ void transform_filters(float* u, const Filters& filters, int64_t panel, int64_t 
     }
     source = turned;
   }
+  constexpr int64_t kAhead = 6;  // channels whose filters are fetched meanwhile
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = 0; j < wide; j += L) {
       const float* const taps = source + i * channel_step + j;
       float* const out = u + i * NR + j;
       transform_square<3, kWinogradIn>(
           [](auto& in, auto& result) { winograd::filter(in, result); },
-          [&](int k, int l) { return load(taps + (k * 3 + l) * tap_step); },
+          [&](int k, int l) {
+            const float* const tap = taps + (k * 3 + l) * tap_step;
+            __builtin_prefetch(tap + kAhead * channel_step);
+            return load(tap);
+          },
           [&](int k, int l, Vec value) { store(out + (k * kWinogradIn + l) * step, value); });
     }
   }
@@ -250,13 +278,15 @@ class Convolution {
   /// Tiles [first, last) of the V that begins with tile `origin` and has n of them.
   void transform_inputs(float* v, int64_t n, int64_t origin, int64_t first, int64_t last) const {
     const Zeros zeros(filters.depth);
-    for (int64_t t = first; t < last; ++t) {
-      const auto window = input_window(tiles, t, x, filters.depth, zeros);
-      for (int64_t chunk = 0; chunk < filters.chunks(); ++chunk) {
-        transform_window<kWinogradIn>(v + chunk * v_size(n) + (t - origin) * v_row, v_step(n), window,
-                                      chunk * filters.chunk, filters.channels_of(chunk), kInput, kEveryRow);
-      }
-    }
+    for_each_window(
+        last - first, [&](int64_t i) { return input_window(tiles, first + i, x, filters.depth, zeros); },
+        [&](int64_t i, const auto& window, const auto& next) {
+          for (int64_t chunk = 0; chunk < filters.chunks(); ++chunk) {
+            transform_window<kWinogradIn>(v + chunk * v_size(n) + (first + i - origin) * v_row, v_step(n),
+                                          window, next, chunk * filters.chunk, filters.channels_of(chunk),
+                                          kInput, kEveryRow);
+          }
+        });
   }
 
   /// M (+)= V U for `used` of n tiles, a panel and a chunk. What is multiplied next is fetched beside it.
@@ -364,10 +394,10 @@ struct FilterGradient {
   int64_t c, o, count;
   const float *x, *dy;
   // The six rows of frequencies are worked on all at once or, where the cache does not hold their matrices,
-  // two at a time. In this order pairs share most of their transform.
-  static constexpr int kRows[kWinogradIn] = {0, 5, 1, 2, 3, 4};
-  // Tasks: blocks of channels, times groups of tiles with a partial sum each, times pairs of rows; with few
-  // tiles and many channels, blocks of channels all the way to the filters. All are fixed by the shapes
+  // three at a time. In this order each half has a pair of points +-p, which share most of their transform.
+  static constexpr int kRows[kWinogradIn] = {0, 1, 2, 5, 3, 4};
+  // Tasks: blocks of channels, times groups of tiles with a partial sum each, times halves of the rows; with
+  // few tiles and many channels, blocks of channels all the way to the filters. All are fixed by the shapes
   // alone, and so is the order of the sum.
   static constexpr int64_t kInputs = 64, kOutputs = 128, kTiles = 48, kFewTasks = 8, kFewTiles = 128;
   int64_t c_block, o_block, c_blocks, o_blocks, panels;
@@ -391,7 +421,7 @@ struct FilterGradient {
     c_block = even_part(c, kInputs, L), o_block = even_part(o, whole ? kOutputs / 2 : kOutputs, NR);
     c_blocks = ceil_div(c, c_block), o_blocks = ceil_div(o, o_block);
     panels = o_block / NR;
-    rows = c_block * o_block <= kInputs * kOutputs / 2 ? kWinogradIn : 2;
+    rows = c_block * o_block <= kInputs * kOutputs / 2 ? kWinogradIn : 3;
     const int64_t steps = max(1, ceil_div(count, kTiles));
     tiles_at_once = max(1, ceil_div(count, steps));
     const int64_t few_groups = whole ? 1 : ceil_div(kFewTasks, tasks_of(1));
@@ -431,9 +461,7 @@ struct FilterGradient {
         if (rows == kWinogradIn) {
           add_part<0, kWinogradIn>(part);
         } else {
-          first_row == 0   ? add_part<0, 2>(part)
-          : first_row == 2 ? add_part<2, 2>(part)
-                           : add_part<4, 2>(part);
+          first_row == 0 ? add_part<0, 3>(part) : add_part<3, 3>(part);
         }
         tile += tiles_at_once;
       } while (tile < stop);
@@ -484,15 +512,17 @@ struct FilterGradient {
     const auto row = [](int i) { return kRows[First + i]; };
     const int64_t inputs = min(c_block, c - part.c0), outputs = min(o_block, o - part.o0);
     float *const v = part.v, *const z = v + Rows * kWinogradIn * v_step();
-    for (int64_t t = 0; t < part.count; ++t) {
-      transform_window<Rows>(v + t * v_row(), v_step(), input_window(tiles, part.tile + t, x, c, part.zeros),
-                             part.c0, inputs, kInput, row);
-    }
-    for (int64_t t = 0; t < part.count; ++t) {
-      transform_window<Rows>(z + t * z_row(), z_step(),
-                             output_window(tiles, part.tile + t, dy, o, part.zeros), part.o0, outputs,
-                             kOutputAdjoint, row);
-    }
+    for_each_window(
+        part.count, [&](int64_t t) { return input_window(tiles, part.tile + t, x, c, part.zeros); },
+        [&](int64_t t, const auto& window, const auto& next) {
+          transform_window<Rows>(v + t * v_row(), v_step(), window, next, part.c0, inputs, kInput, row);
+        });
+    for_each_window(
+        part.count, [&](int64_t t) { return output_window(tiles, part.tile + t, dy, o, part.zeros); },
+        [&](int64_t t, const auto& window, const auto& next) {
+          transform_window<Rows>(z + t * z_row(), z_step(), window, next, part.o0, outputs, kOutputAdjoint,
+                                 row);
+        });
     for (int64_t f = 0; f < Rows * kWinogradIn; ++f) {
       for (int64_t panel = 0; panel * NR < outputs; ++panel) {
         float* const sums = part.sums + f * matrix() + panel * c_block * NR;
