@@ -28,13 +28,15 @@ bool is_owned(const Variable& gradient) {
 
 /// a + b, in the memory of one of them where that can be: without a third array there is less to write and to
 /// fetch. Never while gradients are recorded, whose graph may hold both.
-Variable sum_of(Variable a, Variable b, bool create_graph) {
+Variable sum_of(const Variable& a, const Variable& b, bool create_graph) {
+  const auto add_to = [](const Variable& sum, const Variable& term) {
+    binary_(BinaryOp::add, sum.value(), term.value());
+    return sum;
+  };
   const auto may_change = [](const Variable& v) { return is_owned(v) && !v.requires_grad(); };
-  if (create_graph) return add(a, b);
-  if (!may_change(a)) std::swap(a, b);
-  if (!may_change(a)) return add(a, b);
-  binary_(BinaryOp::add, a.value(), b.value());
-  return a;
+  if (!create_graph && may_change(a)) return add_to(a, b);
+  if (!create_graph && may_change(b)) return add_to(b, a);
+  return add(a, b);
 }
 
 /// Sums a broadcast gradient down to the shape of the value it belongs to, and checks dtype and device.
@@ -192,8 +194,7 @@ void Engine::add(const NodePtr& node, Variable gradient) {
   if (!on_path_.count(node.get())) return;
   auto& [pending_node, collected] = pending_[node->sequence];
   pending_node = node;
-  collected = collected.defined() ? sum_of(std::move(collected), std::move(gradient), options_.create_graph)
-                                  : std::move(gradient);
+  collected = collected.defined() ? sum_of(collected, gradient, options_.create_graph) : std::move(gradient);
   if (anomaly_) anomaly_->check_sum(*node, collected);
 }
 
@@ -229,9 +230,8 @@ void Engine::run_rule(const NodePtr& node, const Variable& gradient) {
 void Engine::accumulate_leaf(const Node& node, Variable gradient) const {
   const std::shared_ptr<VariableState> state = node.leaf.lock();
   if (!state || !node.enabled) return;  // nobody can or wants to ask for it any more
-  state->grad = state->grad.defined()
-                    ? sum_of(std::move(state->grad), std::move(gradient), options_.create_graph)
-                    : owned(std::move(gradient));
+  state->grad = state->grad.defined() ? sum_of(state->grad, gradient, options_.create_graph)
+                                      : owned(std::move(gradient));
   if (!node.hooks) return;
   const Assign outside(thread_state().inside_walk, false);
   const Variable leaf = Internals::wrap(state);

@@ -65,8 +65,8 @@ HALFSTEP_HOST_DEVICE inline float exp(float x) {
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   // 1.5 * 2^23 + 126: adding it leaves n - 1 + 127, the exponent's bits, in the lowest ones.
   constexpr float kRound = 12583038.0f;
-  constexpr int32_t kInfinite =
-      0x4b4000ff;  // the bits of n = 129: a larger n would come back as another number
+  // The bits of n = 129: a larger n would come back as another number.
+  constexpr int32_t kInfinite = 0x4b4000ff;
   // The least n is -126, which is 0. Both bounds let NaN through; one is a minimum of integers because
   // compilers make many instructions of two selects.
   const float t = x < -87.33654f ? -87.33654f : x;

@@ -296,6 +296,12 @@ TEST_CASE("gradients are summed in memory that nobody else can see") {
     CHECK_FALSE(x.grad().requires_grad());
     CHECK(values(x.grad()) == std::vector<double>{5, 7});
   }
+  {  // A sum that fails leaves what was there.
+    Variable(x).set_grad(Variable(Tensor::ones({2}, {DType::f32})));
+    CHECK_THROWS_AS(sum(x * 3.0).backward(), Error);
+    REQUIRE(x.grad().defined());
+    CHECK(x.grad().value().to_vector<double>() == std::vector<double>{1, 1});
+  }
 }
 
 TEST_CASE("in-place changes are noticed in gradients of gradients, too") {

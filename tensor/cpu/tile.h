@@ -50,8 +50,8 @@ struct Tile {
   const T* bias;     ///< per column, or nullptr
   T alpha;
   const T* const* added;  ///< a pointer per row of a matrix like C, such as C itself, or nullptr
-  /// Whether there is one segment, whose a[0] says where A is, and the rows of A lie a_row apart; `fetch` is
-  /// for this case.
+  /// Whether there is one segment, whose a[0] says where A is, and the rows of A lie a_row apart; `fetch` and
+  /// `later` are for this case.
   bool even = false;
   int64_t a_row = 0;
   Fetch<T> fetch = {}, later = {};
