@@ -847,8 +847,11 @@ void random_cases() {
   }
   for (int64_t n : {0, 1, 33, 50003, 200003}) {
     const auto x = random_host<T>({n});
-    DropoutArgs args{
-        .x = x.array(), .p = 0.3, .seed = 5 + (uint64_t{7} << 32), .stream = 9 + (uint64_t{3} << 40)};
+    DropoutArgs args{.x = x.array(),
+                     .y = {},
+                     .p = 0.3,
+                     .seed = 5 + (uint64_t{7} << 32),
+                     .stream = 9 + (uint64_t{3} << 40)};
     const auto dropped = [&args](const Backend& b, const Host<T>& o) {
       args.y = o.array();
       b.dropout(args);
