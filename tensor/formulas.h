@@ -56,6 +56,13 @@ HALFSTEP_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
   return a * b + c;
 #endif
 }
+HALFSTEP_HOST_DEVICE inline double multiply_add(double a, double b, double c) {
+#if defined(__FMA__) || defined(__CUDACC__)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 
 /// e^x in f32 without libm and without branches, so that loops over it vectorise; error below 2 ulp, 0 below
 /// 2^-125.5. x = n ln2 + r with |r| <= ln2/2; e^r by the polynomial of degree 6 with the least largest

@@ -150,13 +150,13 @@ void multiply_blocks(int64_t rows, int64_t columns, int64_t k, Matrix<const T> a
 
 template <class T>
 void multiply_packed(int64_t m, int64_t n, int64_t k, Matrix<const T> a, const T* packed, Matrix<T> c,
-                     T alpha, bool accumulate) {
+                     T alpha, bool accumulate, const Ahead<T> (&ahead)[2]) {
   constexpr int NR = kTileColumns<T>;
   // As many rows as leave a copied A in the second-level cache.
   constexpr int64_t kRows = 32 * kTileRows;
   for (int64_t i = 0; i < m; i += kRows) {
     multiply_blocks<T>(min(kRows, m - i), n, k, {a.data + i * a.row, a.row, a.column}, packed, NR, k * NR,
-                       {c.data + i * c.row, c.row, c.column}, nullptr, alpha, accumulate);
+                       {c.data + i * c.row, c.row, c.column}, nullptr, alpha, accumulate, ahead);
   }
 }
 
@@ -237,19 +237,54 @@ void matmul(int64_t m, int64_t n, int64_t k, Matrix<const T> a, Matrix<const T> 
 
   // B is read in place where packing would cost more than it brings: few rows of A, and no ragged last panel.
   const bool in_place = b.column == 1 && n % kLanes<T> == 0 && m <= 2 * MR;
-  const int64_t panels = ceil_div(n, NR);
+  const int64_t panels = ceil_div(n, NR), threads = num_threads();
   // A long sum goes in chunks, whose part of B is packed and used while it is in the cache.
   constexpr int64_t kChunkBytes = 1 << 20;
   const int64_t row_bytes = panels * NR * static_cast<int64_t>(sizeof(T));
   const int64_t chunk = min(max(k, 1), max(1, kChunkBytes / row_bytes / kBlockK) * kBlockK);
+  const auto pack = [=](T* packed, int64_t first, int64_t last, int64_t k0, int64_t run) {
+    pack_panels(packed, run, b.data + k0 * b.row + first * NR * b.column, run, min(n, last * NR) - first * NR,
+                b.row, b.column);
+  };
+  // A block of c from row i and panel `panel` on; `part` is its part of B.
+  const auto multiply_part = [=](int64_t i, int64_t rows, int64_t panel, int64_t count, const T* part,
+                                 int64_t k0, int64_t run) {
+    const int64_t j = panel * NR;
+    const bool last = k0 + run == k;
+    multiply_blocks<T>(rows, min(n - j, count * NR), run,
+                       {a.data + i * a.row + k0 * a.column, a.row, a.column}, part, in_place ? b.row : NR,
+                       in_place ? NR : run * NR, {c.data + i * c.row + j * c.column, c.row, c.column},
+                       bias && last ? bias + j : nullptr, alpha, accumulate || k0 > 0);
+  };
+
+  // Few rows: each thread packs panels of its own, which no other one then asks for: lines that are written
+  // by one thread and read by another take longer than the work on them.
+  constexpr int64_t kMostRows = 16 * MR, kFewRows = 1024;
+  if (!in_place && m <= kFewRows && panels % threads == 0) {
+    parallel_for(panels, max(panels / threads, 100000 / (m * NR * max(k, 1))),
+                 [=](int64_t begin, int64_t end) {
+                   const Workspace memory(sizeof(T) * (end - begin) * NR * chunk);
+                   T* const packed = static_cast<T*>(memory.data);
+                   int64_t k0 = 0;
+                   do {
+                     const int64_t run = min(chunk, k - k0);
+                     pack(packed, begin, end, k0, run);
+                     for (int64_t i = 0; i < m; i += kMostRows) {
+                       multiply_part(i, min(kMostRows, m - i), begin, end - begin, packed, k0, run);
+                     }
+                     k0 += chunk;
+                   } while (k0 < k);
+                 });
+    return;
+  }
+
   const Workspace memory(in_place ? 0 : row_bytes * chunk);
   T* const packed = static_cast<T*>(memory.data);
-
   // Tasks: blocks of rows times blocks of panels, large enough to be worth a task and to use a packed A
   // often, and small enough that there are some of them for every thread. How c is cut does not change its
   // bits.
-  constexpr int64_t kMostRows = 16 * MR, kMostPanels = 16;
-  const int64_t few_tasks = num_threads() == 1 ? 1 : 2 * num_threads();
+  constexpr int64_t kMostPanels = 16;
+  const int64_t few_tasks = threads == 1 ? 1 : 2 * threads;
   const int64_t row_tiles = ceil_div(m, MR);
   int64_t block_rows = min(kMostRows, row_tiles * MR), block_panels = min(kMostPanels, panels);
   const auto tasks_of = [&] { return ceil_div(m, block_rows) * ceil_div(panels, block_panels); };
@@ -260,33 +295,26 @@ void matmul(int64_t m, int64_t n, int64_t k, Matrix<const T> a, Matrix<const T> 
 
   int64_t k0 = 0;
   do {  // at least once: with k = 0 the sum is empty, but c is written
-    const int64_t chunk_k = min(chunk, k - k0);
+    const int64_t run = min(chunk, k - k0);
     if (!in_place) {
-      parallel_for(panels, max(1, 32768 / (NR * max(chunk_k, 1))), [=](int64_t begin, int64_t end) {
-        pack_panels(packed + begin * NR * chunk_k, chunk_k, b.data + k0 * b.row + begin * NR * b.column,
-                    chunk_k, min(n, end * NR) - begin * NR, b.row, b.column);
-      });
+      parallel_for(panels, max(1, 32768 / (NR * max(run, 1))),
+                   [=](int64_t begin, int64_t end) { pack(packed + begin * NR * run, begin, end, k0, run); });
     }
     parallel_for(tasks, max(1, 100000 / work_per_task), [=](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t i = task % row_blocks * block_rows, panel = task / row_blocks * block_panels,
-                      j = panel * NR;
-        const T* const part = in_place ? b.data + k0 * b.row + j : packed + panel * chunk_k * NR;
-        const bool last = k0 + chunk_k == k;
-        multiply_blocks<T>(min(block_rows, m - i), min(n - j, block_panels * NR), chunk_k,
-                           {a.data + i * a.row + k0 * a.column, a.row, a.column}, part, in_place ? b.row : NR,
-                           in_place ? NR : chunk_k * NR, {c.data + i * c.row + j * c.column, c.row, c.column},
-                           bias && last ? bias + j : nullptr, alpha, accumulate || k0 > 0);
+        const int64_t i = task % row_blocks * block_rows, panel = task / row_blocks * block_panels;
+        const T* const part = in_place ? b.data + k0 * b.row + panel * NR : packed + panel * run * NR;
+        multiply_part(i, min(block_rows, m - i), panel, block_panels, part, k0, run);
       }
     });
-    k0 += chunk_k;
+    k0 += run;
   } while (k0 < k);
 }
 
 template void multiply_packed(int64_t, int64_t, int64_t, Matrix<const float>, const float*, Matrix<float>,
-                              float, bool);
+                              float, bool, const Ahead<float> (&)[2]);
 template void multiply_packed(int64_t, int64_t, int64_t, Matrix<const double>, const double*, Matrix<double>,
-                              double, bool);
+                              double, bool, const Ahead<double> (&)[2]);
 template void matmul(int64_t, int64_t, int64_t, Matrix<const float>, Matrix<const float>, Matrix<float>,
                      const float*, float, bool);
 template void matmul(int64_t, int64_t, int64_t, Matrix<const double>, Matrix<const double>, Matrix<double>,

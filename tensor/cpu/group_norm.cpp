@@ -1,4 +1,6 @@
 // Group normalisation fused with its activation. Examples are shared out over the threads.
+#include <cstring>
+
 #include "tensor/cpu/column_sums.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/simd.h"
@@ -8,6 +10,8 @@
 
 namespace halfstep::cpu::inline HALFSTEP_ISA {
 namespace {
+
+using formulas::multiply_add;
 
 // Per-channel factors are laid out for several pixels one after the other, so that the loops over elements
 // are long and plain however few channels there are.
@@ -28,7 +32,7 @@ struct Factors {
   /// Repeats the first `channels` elements of a part over the tile.
   void repeat(int i) const {
     T* p = part(i);
-    for (int64_t e = channels; e < tile; ++e) p[e] = p[e - channels];
+    for (int64_t e = channels; e < tile; e += channels) std::memcpy(p + e, p, sizeof(T) * channels);
   }
 };
 
@@ -121,7 +125,8 @@ class Forward {
         const int64_t n = min(factors.tile, last * channels_ - e);
         const T* in = x + e;
         T* out = y + e;
-        independent_loop(n, [&](int64_t i) { out[i] = activation((in[i] - mean[i]) * scale[i] + shift[i]); });
+        independent_loop(
+            n, [&](int64_t i) { out[i] = activation(multiply_add(in[i] - mean[i], scale[i], shift[i])); });
       }
     };
     if (args_.activation == Activation::silu) {
@@ -159,90 +164,104 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
   double *const sum_du = sums, *const sum_du_h = sums + channels;
 
   T* const mean = factors.part(0);
-  T* const rstd = factors.part(1);
-  T* const gain = factors.part(2);
-  T* const bias = factors.part(3);
-  T* const du_h = factors.part(4);
-  T* const du_of_four = factors.part(5);
-  for (int64_t c = 0; c < channels; ++c) {
-    mean[c] = f.mean.as<const T>()[example * f.groups + c / width];
-    rstd[c] = f.rstd.as<const T>()[example * f.groups + c / width];
-    gain[c] = channel_row<T>(f.gain, example)[c];
-    bias[c] = channel_row<T>(f.bias, example)[c];
-    sum_du[c] = sum_du_h[c] = 0;
+  T* const scale = factors.part(1);
+  T* const bias = factors.part(2);
+  T* const du_sums = factors.part(3);
+  T* const du_x_sums = factors.part(4);
+  const T* const gain = channel_row<T>(f.gain, example);
+  const T* const rstd = f.rstd.as<const T>() + example * f.groups;
+  for (int64_t group = 0; group < f.groups; ++group) {
+    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+      mean[c] = f.mean.as<const T>()[example * f.groups + group];
+      scale[c] = rstd[group] * gain[c];
+      bias[c] = channel_row<T>(f.bias, example)[c];
+      sum_du[c] = sum_du_h[c] = 0;
+    }
   }
-  for (int i = 0; i < 4; ++i) factors.repeat(i);
+  for (int i = 0; i < 3; ++i) factors.repeat(i);
 
-  // First pass: du (kept in dx) and the sums over pixels of du and du h.
-  const auto first_pass = [&](auto slope) {
+  // Calls body(Constant<pixels>, e, n) for elements [e, e + n): four pixels are worked on side by side where
+  // they come in fours, so that the factors are read once for them.
+  const auto for_each_tile = [&](auto body) {
     for (int64_t e = 0; e < size; e += factors.tile) {
       const int64_t n = min(factors.tile, size - e);
+      n / channels % 4 == 0 ? body(Constant<4>{}, e, n) : body(Constant<1>{}, e, n);
+    }
+  };
+
+  // First pass: du (kept in dx) and the sums over pixels of du and du (x - mean): in T over the pixels side
+  // by side, which are three more roundings and a quarter of the sums in double.
+  const auto first_pass = [&](auto slope) {
+    for_each_tile([&]<int Pixels>(Constant<Pixels>, int64_t e, int64_t n) {
       const T *in = x + e, *up = dy + e;
       T* du = dx + e;
-      independent_loop(n, [&](int64_t i) {
-        const T h = (in[i] - mean[i]) * rstd[i];
-        const T d = up[i] * slope(h * gain[i] + bias[i]);
-        du[i] = d;
-        du_h[i] = d * h;
+      const int64_t part = n / Pixels;
+      independent_loop(part, [&](int64_t i) {
+        T sum = 0, sum_x = 0;
+#pragma GCC unroll 4
+        for (int p = 0; p < Pixels; ++p) {
+          const T centred = in[p * part + i] - mean[i];
+          const T d = up[p * part + i] * slope(multiply_add(centred, scale[i], bias[i]));
+          du[p * part + i] = d;
+          sum += d;
+          sum_x = multiply_add(d, centred, sum_x);
+        }
+        du_sums[i] = sum;
+        du_x_sums[i] = sum_x;
       });
-      const auto add = [&](int64_t rows, const T* of_du, const T* of_du_h) {
-        add_column_sums<2>(
-            {sum_du, sum_du_h}, rows, channels, channels,
-            [](int64_t, Vector<double> d, Vector<double> d_h) {
-              return Terms<2>{{d, d_h}};
-            },
-            of_du, of_du_h);
-      };
-      const int64_t rows = n / channels, quarter = n / 4;
-      if (rows % 4 == 0) {  // four pixels in T first: two more roundings, and a quarter of the sums in double
-        const auto sum_of_four = [quarter](const T* p, int64_t i) {
-          return (p[i] + p[quarter + i]) + (p[2 * quarter + i] + p[3 * quarter + i]);
-        };
-        independent_loop(quarter, [&](int64_t i) {
-          du_of_four[i] = sum_of_four(du, i);
-          du_h[i] = sum_of_four(du_h, i);
-        });
-        add(rows / 4, du_of_four, du_h);
-      } else {
-        add(rows, du, du_h);
-      }
-    }
+      add_column_sums<2>(
+          {sum_du, sum_du_h}, part / channels, channels, channels,
+          [](int64_t, Vector<double> d, Vector<double> d_x) {
+            return Terms<2>{{d, d_x}};
+          },
+          du_sums, du_x_sums);
+    });
   };
   if (f.activation == Activation::silu) {
     // The slope of silu from one exponential; formulas::derivative spends two.
     first_pass([](T u) {
       const T s = formulas::sigmoid(u);
-      return s * (T(1) + u * (T(1) - s));
+      return s * multiply_add(u, T(1) - s, T(1));
     });
   } else {
     first_pass([](T) { return T(1); });
   }
 
-  // Second pass: dx = a du - b - (x - mean) c. The parts of gain, bias and du h serve as a, b and c.
+  // Second pass: dx = a du - b - (x - mean) c.
+  T *const a = scale, *const b = bias, *const c_part = du_sums;
   const double count = static_cast<double>(pixels * width);
-  for (int64_t first = 0; first < channels; first += width) {
+  for (int64_t group = 0; group < f.groups; ++group) {
+    const int64_t first = group * width, last = first + width;
+    const double r = rstd[group];
     double sum = 0, sum_h = 0;
-    for (int64_t c = first; c < first + width; ++c) {
+    for (int64_t c = first; c < last; ++c) {
+      sum_du_h[c] *= r;
       sum += sum_du[c] * gain[c];
       sum_h += sum_du_h[c] * gain[c];
     }
-    for (int64_t c = first; c < first + width; ++c) {
+    // Of the group, one division each.
+    const auto b_of = static_cast<T>(r * sum / count), c_of = static_cast<T>(r * r * sum_h / count);
+    for (int64_t c = first; c < last; ++c) {
       args.dbias.as<T>()[example * channels + c] = static_cast<T>(sum_du[c]);
       args.dgain.as<T>()[example * channels + c] = static_cast<T>(sum_du_h[c]);
-      const double r = rstd[c];
-      gain[c] = static_cast<T>(r * gain[c]);
-      bias[c] = static_cast<T>(r * sum / count);
-      du_h[c] = static_cast<T>(r * r * sum_h / count);
+      a[c] = static_cast<T>(r * gain[c]);
+      b[c] = b_of;
+      c_part[c] = c_of;
     }
   }
-  for (int i = 2; i < 5; ++i) factors.repeat(i);
-  for (int64_t e = 0; e < size; e += factors.tile) {
-    const int64_t n = min(factors.tile, size - e);
+  for (int i = 1; i < 4; ++i) factors.repeat(i);
+  for_each_tile([&]<int Pixels>(Constant<Pixels>, int64_t e, int64_t n) {
     const T* in = x + e;
     T* out = dx + e;
-    independent_loop(n,
-                     [&](int64_t i) { out[i] = gain[i] * out[i] - bias[i] - (in[i] - mean[i]) * du_h[i]; });
-  }
+    const int64_t part = n / Pixels;
+    independent_loop(part, [&](int64_t i) {
+#pragma GCC unroll 4
+      for (int p = 0; p < Pixels; ++p) {
+        T& o = out[p * part + i];
+        o = multiply_add(mean[i] - in[p * part + i], c_part[i], multiply_add(a[i], o, -b[i]));
+      }
+    });
+  });
 }
 
 /// Calls example(index, doubles [scratch], factors) for every example.
@@ -288,7 +307,7 @@ void forward(const GroupNormArgs& args) {
 
 template <class T>
 void backward(const GroupNormBackwardArgs& args) {
-  for_each_example<T>(args.forward.x, 2 * args.forward.x.shape[2], 6,
+  for_each_example<T>(args.forward.x, 2 * args.forward.x.shape[2], 5,
                       [&args](int64_t i, double* sums, const Factors<T>& factors) {
                         backward_example(args, i, sums, factors);
                       });

@@ -12,11 +12,18 @@ struct Matrix {
   int64_t row, column;
 };
 
+/// Memory that is wanted next, and fetched meanwhile.
+template <class T>
+struct Ahead {
+  const T* memory = nullptr;
+  int64_t elements = 0;
+};
+
 /// c [m, n] = alpha * a [m, k] b (+ c) on the calling thread, where b is what pack_panels (pack.h) made of a
 /// [k, n] matrix: for products that share a b.
 template <class T>
 void multiply_packed(int64_t m, int64_t n, int64_t k, Matrix<const T> a, const T* packed, Matrix<T> c,
-                     T alpha, bool accumulate);
+                     T alpha, bool accumulate, const Ahead<T> (&ahead)[2] = {});
 
 /// c [m, n] = alpha * a [m, k] b [k, n] + bias [n] (+ c), for float and double. Threaded over tiles of c:
 /// every element of c is one sum over k in ascending order, however many rows and threads there are; where a

@@ -11,6 +11,7 @@
 #include <immintrin.h>
 #endif
 
+#include "tensor/cpu/matmul.h"
 #include "tensor/cpu/pack.h"
 
 namespace halfstep::cpu::inline HALFSTEP_ISA {
@@ -28,13 +29,6 @@ template <class T>
 struct Fetch {
   const T* memory = nullptr;
   int64_t step = 0;
-};
-
-/// Memory that is wanted next, and fetched meanwhile.
-template <class T>
-struct Ahead {
-  const T* memory = nullptr;
-  int64_t elements = 0;
 };
 
 /// One tile: C = alpha * sum over segments + bias + added.

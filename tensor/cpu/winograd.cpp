@@ -19,7 +19,7 @@ namespace halfstep::cpu::inline HALFSTEP_ISA {
 namespace {
 
 constexpr int L = kLanes<float>, MR = kTileRows, NR = kTileColumns<float>;
-constexpr int64_t kFloat = sizeof(float);
+constexpr int64_t kFloat = sizeof(float), kLine = 64 / kFloat;
 using Vec = Vector<float>;
 // Rows of the scratch matrices are this much longer than they must be: at steps of a power of two they would
 // share few lines of the cache.
@@ -316,53 +316,93 @@ class Convolution {
     }
   }
 
-  /// Many tiles: all filters are transformed first. Then each task takes a block of tiles all the way to y,
-  /// so that V and M never leave the cache.
+  /// Many tiles: filters are transformed first. Then blocks of tiles go all the way to y, so that V and M
+  /// never leave the cache.
   void by_blocks() const {
-    const int64_t panels = filters.panels(), u_size = filters.u_size(), depth = filters.depth;
-    const int64_t pieces = ceil_div(depth, kFilterChannels);
-    const Workspace filter_memory(kFloat * panels * u_size);
-    float* const u = static_cast<float*>(filter_memory.data);
-    parallel_for(panels * pieces, 1, [=, this](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t panel = i / pieces, first = i % pieces * kFilterChannels;
-        transform_filters(u + panel * u_size + first * NR, filters, panel, first,
-                          min(depth, first + kFilterChannels));
-      }
-    });
-
+    const int64_t panels = filters.panels(), threads = num_threads();
+    const int64_t pieces = ceil_div(filters.depth, kFilterChannels);
     // More tiles in a block use each filter more often; fewer leave room for the filters in the cache.
     constexpr int64_t kMostTiles = 24;
     const int64_t fitting = cache_room() / (kFloat * kFrequencies * (v_row + NR)) / MR * MR;
     const int64_t most = max(MR, min(kMostTiles, fitting));
     const int64_t n = ceil_div(ceil_div(count, ceil_div(count, most)), MR) * MR;
-    parallel_for(ceil_div(count, n), 1, [=, this](int64_t begin, int64_t end) {
-      const Workspace memory(kFloat * (v_size(n) + kFrequencies * m_step(n)));
-      float* const v = static_cast<float*>(memory.data);
-      float* const m = v + v_size(n);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task * n, last = min(count, first + n);
-        transform_inputs(v, n, first, first, last);
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          multiply_chunk(m, v, u + panel * u_size, n, last - first, panel, 0);
-          transform_outputs(m, n, panel, first, last);
+    // Where there are not too many tiles for it, each thread takes panels of its own and transforms all
+    // inputs for them: cheaper than to wait for filters that another one has transformed.
+    constexpr int64_t kTilesPerColumn = 8;
+    if (threads > 1 && panels % threads == 0 && count <= kTilesPerColumn * filters.columns) {
+      parallel_for(panels, panels / threads, [=, this](int64_t begin, int64_t end) {
+        const Workspace memory(kFloat * (end - begin) * filters.u_size());
+        float* const u = static_cast<float*>(memory.data);
+        for (int64_t panel = begin; panel < end; ++panel) {
+          for (int64_t piece = 0; piece < pieces; ++piece) {
+            transform_piece(u + (panel - begin) * filters.u_size(), panel, piece);
+          }
         }
+        multiply_tiles(u, begin, end, n, 0, count);
+      });
+      return;
+    }
+    const Workspace memory(kFloat * panels * filters.u_size());
+    float* const u = static_cast<float*>(memory.data);
+    parallel_for(panels * pieces, 1, [=, this](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        transform_piece(u + i / pieces * filters.u_size(), i / pieces, i % pieces);
       }
+    });
+    parallel_for(ceil_div(count, n), 1, [=, this](int64_t begin, int64_t end) {
+      multiply_tiles(u, 0, panels, n, begin * n, min(count, end * n));
     });
   }
 
-  /// Few tiles: all inputs are transformed first. Then each task takes panels of filters, some channels at a
-  /// time, which are used as soon as they are transformed.
+  /// Some channels of a panel of U.
+  void transform_piece(float* u, int64_t panel, int64_t piece) const {
+    const int64_t first = piece * kFilterChannels;
+    transform_filters(u + first * NR, filters, panel, first, min(filters.depth, first + kFilterChannels));
+  }
+
+  /// Panels [begin, end) of y at tiles [first, last), n at a time, out of U of these panels.
+  void multiply_tiles(const float* u, int64_t begin, int64_t end, int64_t n, int64_t first,
+                      int64_t last) const {
+    const Workspace memory(kFloat * (v_size(n) + kFrequencies * m_step(n)));
+    float* const v = static_cast<float*>(memory.data);
+    float* const m = v + v_size(n);
+    for (int64_t tile = first; tile < last; tile += n) {
+      const int64_t stop = min(last, tile + n);
+      transform_inputs(v, n, tile, tile, stop);
+      for (int64_t panel = begin; panel < end; ++panel) {
+        multiply_chunk(m, v, u + (panel - begin) * filters.u_size(), n, stop - tile, panel, 0);
+        transform_outputs(m, n, panel, tile, stop);
+      }
+    }
+  }
+
+  /// Asks for the filters of some panels, all at once: they come from memory, in runs that the machine does
+  /// not foresee. Inlined, because gcc leaves out calls of functions that do nothing but fetch.
+  [[gnu::always_inline]] void fetch_filters(int64_t begin, int64_t end) const {
+    const int64_t first = begin * NR, wide = min(filters.columns, end * NR) - first;
+    const int64_t rows = filters.turned ? wide : filters.depth, run = filters.turned ? filters.depth : wide;
+    const int64_t step = filters.turned ? filters.depth : filters.columns;
+    const float* corner = filters.kernel + first * (filters.turned ? filters.depth : 1);
+    for (int64_t tap = 0; tap < 9; ++tap, corner += filters.depth * filters.columns) {
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t j = 0; j < run; j += kLine) __builtin_prefetch(corner + row * step + j);
+      }
+    }
+  }
+
+  /// Few tiles: each task takes panels of filters, some channels at a time, which are used as soon as they
+  /// are transformed. It transforms all inputs for itself: lines of a V that threads write together and then
+  /// read would wander between their caches, which takes longer.
   void by_panels() const {
     const int64_t chunks = filters.chunks(), u_size = filters.u_size(), m_size = kFrequencies * m_step(count);
-    const Workspace input_memory(kFloat * chunks * v_size(count));
-    float* const v = static_cast<float*>(input_memory.data);
-    parallel_for(count, max(1, 1024 / filters.depth),
-                 [=, this](int64_t begin, int64_t end) { transform_inputs(v, count, 0, begin, end); });
-    parallel_for(filters.panels(), 1, [=, this](int64_t begin, int64_t end) {
-      const Workspace memory(kFloat * (u_size + m_size));
-      float* const u = static_cast<float*>(memory.data);
+    const int64_t panels = filters.panels();
+    parallel_for(panels, ceil_div(panels, num_threads()), [=, this](int64_t begin, int64_t end) {
+      const Workspace memory(kFloat * (chunks * v_size(count) + u_size + m_size));
+      float* const v = static_cast<float*>(memory.data);
+      float* const u = v + chunks * v_size(count);
       float* const m = u + u_size;
+      fetch_filters(begin, end);
+      transform_inputs(v, count, 0, 0, count);
       for (int64_t panel = begin; panel < end; ++panel) {
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
           const int64_t first = chunk * filters.chunk, last = first + filters.channels_of(chunk);
@@ -393,15 +433,16 @@ struct FilterGradient {
   Tiles tiles;
   int64_t c, o, count;
   const float *x, *dy;
-  // The six rows of frequencies are worked on all at once or, where the cache does not hold their matrices,
-  // three at a time. In this order each half has a pair of points +-p, which share most of their transform.
-  static constexpr int kRows[kWinogradIn] = {0, 1, 2, 5, 3, 4};
+  // The six rows of frequencies are worked on three at a time, whose matrices the cache holds. In this order
+  // each half has a pair of points +-p, which share most of their transform.
+  static constexpr int kRows[kWinogradIn] = {0, 1, 2, 5, 3, 4}, kSlices = 2,
+                       kSliceRows = kWinogradIn / kSlices;
   // Tasks: blocks of channels, times groups of tiles with a partial sum each, times halves of the rows; with
   // few tiles and many channels, blocks of channels all the way to the filters. All are fixed by the shapes
   // alone, and so is the order of the sum.
   static constexpr int64_t kInputs = 64, kOutputs = 128, kTiles = 48, kFewTasks = 8, kFewTiles = 128;
   int64_t c_block, o_block, c_blocks, o_blocks, panels;
-  int64_t rows, tiles_at_once, tiles_per_group, groups;
+  int64_t tiles_at_once, tiles_per_group, groups;
   bool whole;                 ///< a task finishes its block of filters
   float* out;                 ///< [tap][c][o]
   float* partials = nullptr;  ///< unless `whole`: [group][c block][o block][row][6][panel][channel of c][NR]
@@ -417,11 +458,10 @@ struct FilterGradient {
     const auto even_part = [](int64_t n, int64_t most, int64_t unit) {
       return ceil_div(ceil_div(n, ceil_div(n, most)), unit) * unit;
     };
-    whole = count <= kFewTiles && ceil_div(c, kInputs) * ceil_div(o, kOutputs / 2) >= kFewTasks;
-    c_block = even_part(c, kInputs, L), o_block = even_part(o, whole ? kOutputs / 2 : kOutputs, NR);
+    whole = count <= kFewTiles && ceil_div(c, kInputs) * ceil_div(o, kOutputs) >= kFewTasks;
+    c_block = even_part(c, kInputs, L), o_block = even_part(o, kOutputs, NR);
     c_blocks = ceil_div(c, c_block), o_blocks = ceil_div(o, o_block);
     panels = o_block / NR;
-    rows = c_block * o_block <= kInputs * kOutputs / 2 ? kWinogradIn : 3;
     const int64_t steps = max(1, ceil_div(count, kTiles));
     tiles_at_once = max(1, ceil_div(count, steps));
     const int64_t few_groups = whole ? 1 : ceil_div(kFewTasks, tasks_of(1));
@@ -429,25 +469,26 @@ struct FilterGradient {
     groups = max(1, ceil_div(count, tiles_per_group));
   }
 
-  int64_t slices() const { return kWinogradIn / rows; }
-  int64_t tasks_of(int64_t n) const { return n * c_blocks * o_blocks * slices(); }
+  int64_t slices_per_task() const { return whole ? kSlices : 1; }
+  int64_t tasks_of(int64_t n) const { return n * c_blocks * o_blocks * kSlices / slices_per_task(); }
   int64_t tasks() const { return tasks_of(groups); }
   int64_t matrix() const { return panels * c_block * NR; }
-  int64_t slice_size() const { return rows * kWinogradIn * matrix(); }
+  int64_t slice_size() const { return kSliceRows * kWinogradIn * matrix(); }
   int64_t block_size() const { return kFrequencies * matrix(); }
   int64_t group_size() const { return c_blocks * o_blocks * block_size(); }
   int64_t partials_size() const { return whole ? 0 : groups * group_size(); }
 
   /// The partial sums of tasks [begin, end), or the filters.
   void run(int64_t begin, int64_t end) const {
-    const Workspace memory(kFloat * rows * kWinogradIn * (v_step() + z_step()));
+    const Workspace memory(kFloat * kSliceRows * kWinogradIn * (v_step() + z_step()));
     const Workspace sum_memory(whole ? kFloat * block_size() : 0);
     const Zeros zeros(max(c, o));
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first_row = task % slices() * rows, block = task / slices() % (c_blocks * o_blocks);
-      const int64_t group = task / tasks_of(1);
+    // The groups of a block follow each other: mostly one thread sums them, and finishes the block.
+    for (int64_t i = begin * slices_per_task(); i < end * slices_per_task(); ++i) {
+      const int64_t slice = i % kSlices, group = i / kSlices % groups, block = i / kSlices / groups;
       const int64_t start = group * tiles_per_group, stop = min(count, start + tiles_per_group);
-      float* const sums = whole ? static_cast<float*>(sum_memory.data) : partials + task * slice_size();
+      float* const sums_of_block = whole ? static_cast<float*>(sum_memory.data)
+                                         : partials + group * group_size() + block * block_size();
       int64_t tile = start;
       do {  // at least once: an empty sum is written, too
         const Part part{.c0 = block / o_blocks * c_block,
@@ -456,17 +497,13 @@ struct FilterGradient {
                         .count = min(tiles_at_once, stop - tile),
                         .v = static_cast<float*>(memory.data),
                         .zeros = zeros,
-                        .sums = sums,
+                        .sums = sums_of_block + slice * slice_size(),
                         .accumulate = tile > start};
-        if (rows == kWinogradIn) {
-          add_part<0, kWinogradIn>(part);
-        } else {
-          first_row == 0 ? add_part<0, 3>(part) : add_part<3, 3>(part);
-        }
+        slice == 0 ? add_part<0>(part) : add_part<kSliceRows>(part);
         tile += tiles_at_once;
       } while (tile < stop);
-      if (whole) {
-        for (int64_t i = 0; i < c_block; ++i) finish(sums, block, i);
+      if (whole && slice == kSlices - 1) {
+        for (int64_t channel = 0; channel < c_block; ++channel) finish(sums_of_block, block, channel);
       }
     }
   }
@@ -506,9 +543,10 @@ struct FilterGradient {
     bool accumulate;
   };
 
-  /// Rows kRows[First] ... kRows[First + Rows - 1] of frequencies.
-  template <int First, int Rows>
+  /// A slice of the rows of frequencies, from kRows[First] on.
+  template <int First>
   void add_part(const Part& part) const {
+    constexpr int Rows = kSliceRows;
     const auto row = [](int i) { return kRows[First + i]; };
     const int64_t inputs = min(c_block, c - part.c0), outputs = min(o_block, o - part.o0);
     float *const v = part.v, *const z = v + Rows * kWinogradIn * v_step();
