@@ -79,6 +79,26 @@ TEST_CASE("gemm: a row of the result does not depend on the others") {
   }
 }
 
+// So many columns that a long sum goes in parts, which are packed one after the other.
+TEST_CASE("gemm: a column of the result does not depend on the others") {
+  constexpr int64_t kFew = 40;
+  for (const int64_t rows : {26, 1100}) {
+    CAPTURE(rows);
+    const auto a = random_host<float>({rows, 400}), b = random_host<float>({400, 1024});
+    Host<float> few_b({400, kFew});
+    for (int64_t k = 0; k < 400; ++k) std::copy_n(&b.values[k * 1024], kFew, &few_b.values[k * kFew]);
+    for_each_backend([&](const Backend& backend) {
+      Host<float> c({rows, 1024}), few_c({rows, kFew}), same_columns({rows, kFew});
+      backend.gemm({.a = a.array(), .b = b.array(), .c = c.array(), .bias = {}});
+      backend.gemm({.a = a.array(), .b = few_b.array(), .c = few_c.array(), .bias = {}});
+      for (int64_t i = 0; i < rows; ++i) {
+        std::copy_n(&c.values[i * 1024], kFew, &same_columns.values[i * kFew]);
+      }
+      CHECK(same_bits(same_columns.values, few_c.values));
+    });
+  }
+}
+
 // --- threads and selection ---------------------------------------------------------------------------------
 
 TEST_CASE("parallel_for: every index once, in blocks that the number of threads does not move") {
