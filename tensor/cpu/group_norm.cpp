@@ -258,7 +258,8 @@ void backward_example(const GroupNormBackwardArgs& args, int64_t example, double
 #pragma GCC unroll 4
       for (int p = 0; p < Pixels; ++p) {
         T& o = out[p * part + i];
-        o = multiply_add(mean[i] - in[p * part + i], c_part[i], multiply_add(a[i], o, -b[i]));
+        // a du is rounded like b: where a group has one element they cancel.
+        o = multiply_add(mean[i] - in[p * part + i], c_part[i], a[i] * o - b[i]);
       }
     });
   });
