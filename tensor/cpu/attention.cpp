@@ -165,18 +165,20 @@ int64_t forward_scratch(const HeadSizes& s) {
   return packed_size<T>(s.width, s.keys) + packed_size<T>(s.keys, s.width) + kQueries * score_row<T>(s.keys);
 }
 
-/// A part, of `parts`, of the rows of a head's matrix, where they lie together.
+/// A part, of `parts`, of the matrix that the example after this one has for a head, where its rows lie
+/// together: to be fetched meanwhile.
 template <class T>
-Ahead<T> part_of(Matrix<const T> m, int64_t rows, int64_t width, int64_t part, int64_t parts) {
-  if (m.row != width) return {};
+Ahead<T> part_of_next(const Array& a, int64_t example, int64_t h, int64_t part, int64_t parts) {
+  const int64_t rows = a.shape[1], width = a.shape[3];
+  if (example + 1 == a.shape[0] || a.strides[1] != width) return {};
   const int64_t first = part * rows / parts, last = (part + 1) * rows / parts;
-  return {m.data + first * width, (last - first) * width};
+  return {head<const T>(a, example + 1, h).data + first * width, (last - first) * width};
 }
 
-/// Queries [first, last) of a head. Meanwhile the head's matrices of example `next` are fetched.
+/// Queries [first, last) of a head.
 template <class T>
 void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t example, int64_t h, int64_t first,
-                    int64_t last, int64_t next, T* lse, Scratch<T> scratch) {
+                    int64_t last, T* lse, Scratch<T> scratch) {
   const Matrix<const T> q = head<const T>(args.q, example, h), k = head<const T>(args.k, example, h),
                         v = head<const T>(args.v, example, h);
   const Matrix<T> out = head<T>(args.out, example, h);
@@ -186,12 +188,11 @@ void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t examp
   const Matrix<T> weights{scratch.take(kQueries * score), score, 1};
   for (int64_t i = first; i < last; i += kQueries) {
     const int64_t n = min(kQueries, last - i);
-    const auto fetched = [&](const Array& array, int64_t rows) {
-      return part_of(head<const T>(array, next, h), rows, s.width, (i - first) / kQueries,
-                     ceil_div(last - first, kQueries));
+    const auto fetched = [&](const Array& a) {
+      return part_of_next<T>(a, example, h, (i - first) / kQueries, ceil_div(last - first, kQueries));
     };
     multiply_packed<T>(n, s.keys, s.width, rows_from(q, i), k_transposed, weights, static_cast<T>(args.scale),
-                       false, {fetched(args.k, s.keys), fetched(args.v, s.keys)});
+                       false, {fetched(args.k), fetched(args.v)});
     for (int64_t r = 0; r < n; ++r) {
       T* row = weights.data + r * score;
       const T top = largest(s.keys, row);
@@ -201,7 +202,7 @@ void attention_head(const AttentionArgs& args, const HeadSizes& s, int64_t examp
       lse[i + r] = top + formulas::log(total);
     }
     multiply_packed<T>(n, s.width, s.keys, read(weights), values, rows_from(out, i), T(1), false,
-                       {fetched(args.q, s.length)});
+                       {fetched(args.q)});
   }
 }
 
@@ -211,12 +212,11 @@ int64_t backward_scratch(const HeadSizes& s) {
          2 * packed_size<T>(kQueriesBackward, s.width) + 2 * kQueriesBackward * score_row<T>(s.keys);
 }
 
-/// Meanwhile keys and values of example `next` are fetched.
 /// With p = exp(scale q k^T - lse): dv = p^T d_out, dp = d_out v^T, ds = scale p (dp - d_out . out), dq = ds
 /// k, dk = ds^T q.
 template <class T>
 void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes& s, int64_t example,
-                             int64_t h, int64_t next, const T* lse, Scratch<T> scratch) {
+                             int64_t h, const T* lse, Scratch<T> scratch) {
   const AttentionArgs& f = args.forward;
   const Matrix<const T> q = head<const T>(f.q, example, h), k = head<const T>(f.k, example, h),
                         v = head<const T>(f.v, example, h), out = head<const T>(f.out, example, h),
@@ -246,9 +246,8 @@ void attention_head_backward(const AttentionBackwardArgs& args, const HeadSizes&
       const T mean = dot(s.width, rows_from(d_out, i + r).data, rows_from(out, i + r).data);
       for (int64_t j = 0; j < s.keys; ++j) ds_row[j] = scale * p_row[j] * (ds_row[j] - mean);
     }
-    const auto fetched = [&](const Array& array) {
-      return part_of(head<const T>(array, next, h), s.keys, s.width, i / kQueriesBackward,
-                     ceil_div(s.length, kQueriesBackward));
+    const auto fetched = [&](const Array& a) {
+      return part_of_next<T>(a, example, h, i / kQueriesBackward, ceil_div(s.length, kQueriesBackward));
     };
     multiply_packed<T>(s.keys, s.width, n, transposed(read(p)), d_out_packed, dv, T(1), accumulate);
     multiply_packed<T>(n, s.width, s.keys, read(ds), keys, rows_from(dq, i), T(1), false, {fetched(f.k)});
@@ -283,10 +282,8 @@ void attention_of(const AttentionArgs& args) {
                    [&args, heads, parts](const HeadSizes& s, int64_t task, T* lse, Scratch<T> scratch) {
                      const int64_t head = task / parts, part = task % parts;
                      const int64_t rows = parts == 1 ? s.length : kQueries;
-                     const int64_t example = head / heads, last = args.q.shape[0] - 1;
-                     attention_head<T>(args, s, example, head % heads, part * rows,
-                                       min(s.length, (part + 1) * rows), min(example + 1, last), lse,
-                                       scratch);
+                     attention_head<T>(args, s, head / heads, head % heads, part * rows,
+                                       min(s.length, (part + 1) * rows), lse, scratch);
                    });
 }
 
@@ -295,9 +292,7 @@ void attention_backward_of(const AttentionBackwardArgs& args) {
   const int64_t heads = args.forward.q.shape[2];
   for_each_head<T>(args.forward, 1, backward_scratch<T>,
                    [&args, heads](const HeadSizes& s, int64_t head, T* lse, Scratch<T> scratch) {
-                     const int64_t example = head / heads, last = args.forward.q.shape[0] - 1;
-                     attention_head_backward<T>(args, s, example, head % heads, min(example + 1, last), lse,
-                                                scratch);
+                     attention_head_backward<T>(args, s, head / heads, head % heads, lse, scratch);
                    });
 }
 

@@ -275,16 +275,16 @@ class Convolution {
   int64_t v_size(int64_t n) const { return kFrequencies * v_step(n); }
   int64_t m_step(int64_t n) const { return n * NR + kPad; }
 
-  /// Tiles [first, last) of the V that begins with tile `origin` and has n of them.
-  void transform_inputs(float* v, int64_t n, int64_t origin, int64_t first, int64_t last) const {
+  /// Tiles [first, last) of V, which has room for n of them.
+  void transform_inputs(float* v, int64_t n, int64_t first, int64_t last) const {
     const Zeros zeros(filters.depth);
     for_each_window(
         last - first, [&](int64_t i) { return input_window(tiles, first + i, x, filters.depth, zeros); },
         [&](int64_t i, const auto& window, const auto& next) {
           for (int64_t chunk = 0; chunk < filters.chunks(); ++chunk) {
-            transform_window<kWinogradIn>(v + chunk * v_size(n) + (first + i - origin) * v_row, v_step(n),
-                                          window, next, chunk * filters.chunk, filters.channels_of(chunk),
-                                          kInput, kEveryRow);
+            transform_window<kWinogradIn>(v + chunk * v_size(n) + i * v_row, v_step(n), window, next,
+                                          chunk * filters.chunk, filters.channels_of(chunk), kInput,
+                                          kEveryRow);
           }
         });
   }
@@ -320,7 +320,6 @@ class Convolution {
   /// never leave the cache.
   void by_blocks() const {
     const int64_t panels = filters.panels(), threads = num_threads();
-    const int64_t pieces = ceil_div(filters.depth, kFilterChannels);
     // More tiles in a block use each filter more often; fewer leave room for the filters in the cache.
     constexpr int64_t kMostTiles = 24;
     const int64_t fitting = cache_room() / (kFloat * kFrequencies * (v_row + NR)) / MR * MR;
@@ -334,9 +333,7 @@ class Convolution {
         const Workspace memory(kFloat * (end - begin) * filters.u_size());
         float* const u = static_cast<float*>(memory.data);
         for (int64_t panel = begin; panel < end; ++panel) {
-          for (int64_t piece = 0; piece < pieces; ++piece) {
-            transform_piece(u + (panel - begin) * filters.u_size(), panel, piece);
-          }
+          transform_channels(u + (panel - begin) * filters.u_size(), panel, 0, filters.depth);
         }
         multiply_tiles(u, begin, end, n, 0, count);
       });
@@ -344,9 +341,12 @@ class Convolution {
     }
     const Workspace memory(kFloat * panels * filters.u_size());
     float* const u = static_cast<float*>(memory.data);
+    const int64_t pieces = ceil_div(filters.depth, kFilterChannels);
     parallel_for(panels * pieces, 1, [=, this](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        transform_piece(u + i / pieces * filters.u_size(), i / pieces, i % pieces);
+        const int64_t panel = i / pieces, first = i % pieces * kFilterChannels;
+        transform_channels(u + panel * filters.u_size() + first * NR, panel, first,
+                           min(filters.depth, first + kFilterChannels));
       }
     });
     parallel_for(ceil_div(count, n), 1, [=, this](int64_t begin, int64_t end) {
@@ -354,10 +354,11 @@ class Convolution {
     });
   }
 
-  /// Some channels of a panel of U.
-  void transform_piece(float* u, int64_t panel, int64_t piece) const {
-    const int64_t first = piece * kFilterChannels;
-    transform_filters(u + first * NR, filters, panel, first, min(filters.depth, first + kFilterChannels));
+  /// Channels [first, last) of a panel of U.
+  void transform_channels(float* u, int64_t panel, int64_t first, int64_t last) const {
+    for (int64_t i = first; i < last; i += kFilterChannels) {
+      transform_filters(u + (i - first) * NR, filters, panel, i, min(last, i + kFilterChannels));
+    }
   }
 
   /// Panels [begin, end) of y at tiles [first, last), n at a time, out of U of these panels.
@@ -368,7 +369,7 @@ class Convolution {
     float* const m = v + v_size(n);
     for (int64_t tile = first; tile < last; tile += n) {
       const int64_t stop = min(last, tile + n);
-      transform_inputs(v, n, tile, tile, stop);
+      transform_inputs(v, n, tile, stop);
       for (int64_t panel = begin; panel < end; ++panel) {
         multiply_chunk(m, v, u + (panel - begin) * filters.u_size(), n, stop - tile, panel, 0);
         transform_outputs(m, n, panel, tile, stop);
@@ -402,13 +403,11 @@ class Convolution {
       float* const u = v + chunks * v_size(count);
       float* const m = u + u_size;
       fetch_filters(begin, end);
-      transform_inputs(v, count, 0, 0, count);
+      transform_inputs(v, count, 0, count);
       for (int64_t panel = begin; panel < end; ++panel) {
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-          const int64_t first = chunk * filters.chunk, last = first + filters.channels_of(chunk);
-          for (int64_t i = first; i < last; i += kFilterChannels) {
-            transform_filters(u + (i - first) * NR, filters, panel, i, min(last, i + kFilterChannels));
-          }
+          const int64_t first = chunk * filters.chunk;
+          transform_channels(u, panel, first, first + filters.channels_of(chunk));
           multiply_chunk(m, v + chunk * v_size(count), u, count, count, panel, chunk);
         }
         transform_outputs(m, count, panel, 0, count);
